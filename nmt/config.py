@@ -1,0 +1,284 @@
+"""Typed configuration: dataclass schemas checked by OmegaConf, one-line errors, composition by Hydra.
+
+YAML under ``conf/`` holds the defaults of the commands and says what each key means; the dataclasses here and in the
+rest of the frame give the types and ranges. A component's options are one dataclass with defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field
+from importlib import resources
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+GROUPS = ("model", "criterion", "optimizer", "schedule")
+"""Configuration groups: ``KEY=NAME`` selects ``conf/KEY/NAME.yaml``."""
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A mistake in what the user typed: one line that names key, value and the valid options."""
+
+
+class DataError(ValueError):
+    """A mistake in a file: one line that names the file and, where there is one, the line."""
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest valid name, or nothing."""
+    near = difflib.get_close_matches(name, list(valid), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def option(
+    default: Any = "???",
+    help: str = "",
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A dataclass field with a meaning and a range.
+
+    Args:
+        default: the default; without one the value must come from YAML or the user.
+        help: what the option means, with its unit (shown by ``nmt-components``).
+        minimum: smallest valid value.
+        maximum: largest valid value.
+        above: valid values are strictly greater.
+        below: valid values are strictly smaller.
+    """
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "below": below}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def parse_options(schema: type[T], node: Mapping[str, Any] | DictConfig, *, key: str = "") -> T:
+    """Check a configuration node against a dataclass and return an instance of it.
+
+    Args:
+        schema: dataclass; nested dataclasses and enums are followed.
+        node: the values.
+        key: full key of the node, for messages; empty at the top.
+
+    Raises:
+        ConfigError: unknown key (with the nearest valid one), wrong type, value out of range, or a missing value.
+    """
+    prefix = f"{key}." if key else ""
+    _check_groups(schema, node, prefix)
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(schema), node)
+        result = OmegaConf.to_object(typed)
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        name = str(error.full_key or error.key)
+        parent, _, last = name.rpartition(".")
+        valid = _field_names(schema, parent)
+        raise ConfigError(
+            f"unknown key {prefix}{name}; valid keys here: {', '.join(valid)}{suggest(last, valid)}"
+        ) from error
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{prefix}{error.full_key} is required: give {prefix}{error.full_key}=VALUE") from error
+    except ValidationError as error:
+        raise ConfigError(f"{prefix}{error.full_key}: {_first_line(error)}") from error
+    except (InterpolationResolutionError, OmegaConfBaseException) as error:
+        where = ".".join(part for part in (key, error.full_key) if part)
+        raise ConfigError(f"{where or 'configuration'}: {_first_line(error)}") from error
+    _check_ranges(result, prefix)
+    return result  # type: ignore[return-value]
+
+
+def _check_groups(schema: type, node: Mapping[str, Any] | DictConfig, prefix: str) -> None:
+    """A group of keys must not be replaced by a value (OmegaConf's message would not say which)."""
+    for item in dataclasses.fields(schema):
+        group: Any = item.default_factory
+        if not (isinstance(group, type) and dataclasses.is_dataclass(group)) or item.name not in node:
+            continue
+        child = node[item.name]
+        if not isinstance(child, Mapping | DictConfig):
+            raise ConfigError(f"{prefix}{item.name}={child} must be a group of keys: {prefix}{item.name}.KEY=VALUE")
+        _check_groups(group, child, f"{prefix}{item.name}.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _field_names(schema: Any, path: str) -> list[str]:
+    """Names of the keys at a dotted path below a dataclass."""
+    node = OmegaConf.structured(schema)
+    found = OmegaConf.select(node, path) if path else node
+    return sorted(str(k) for k in found) if OmegaConf.is_dict(found) else []
+
+
+def _check_ranges(instance: Any, prefix: str) -> None:
+    for item in dataclasses.fields(instance):
+        value = getattr(instance, item.name)
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, f"{prefix}{item.name}.")
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int | float) and not isinstance(one, bool):
+                _check_range(one, item.metadata, f"{prefix}{item.name}")
+
+
+def _check_range(value: float, limits: Mapping[str, Any], key: str) -> None:
+    tests: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+        "minimum": ("at least", lambda v, limit: v >= limit),
+        "maximum": ("at most", lambda v, limit: v <= limit),
+        "above": ("greater than", lambda v, limit: v > limit),
+        "below": ("less than", lambda v, limit: v < limit),
+    }
+    if not math.isfinite(value):
+        raise ConfigError(f"{key}={value} is out of range: it must be a finite number")
+    for name, (words, holds) in tests.items():
+        limit = limits.get(name)
+        if limit is not None and not holds(value, limit):
+            raise ConfigError(f"{key}={value} is out of range: it must be {words} {limit}")
+
+
+def options_table(schema: type) -> list[tuple[str, str, str]]:
+    """(name, default, meaning) of every option of a component."""
+    rows = []
+    for item in dataclasses.fields(schema):
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        default = getattr(default, "name", default)
+        rows.append((item.name, str(default), item.metadata.get("help", "")))
+    return rows
+
+
+# --- composition ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Override:
+    """One ``key=value`` of the command line, split."""
+
+    prefix: str  # "", "+", "++" or "~"
+    key: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Override | None:
+        """None where the text is not an override (an option such as ``--cfg``)."""
+        match = re.fullmatch(r"(\+{0,2}|~)([A-Za-z_][\w./@-]*)(?:=(.*))?", text, flags=re.DOTALL)
+        if match is None or (match[3] is None and match[1] != "~"):
+            return None
+        return cls(match[1], match[2], match[3] or "")
+
+
+def presets(group: str) -> list[str]:
+    """Names that ``group=NAME`` can take."""
+    folder = resources.files("nmt.conf") / group
+    return sorted(p.name[: -len(".yaml")] for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def to_hydra(text: str, *, groups: Iterable[str] = GROUPS, own_presets: bool = False) -> str:
+    """Rewrite one command-line override so that Hydra accepts keys that only a component knows.
+
+    ``a.b=v`` becomes ``++a.b=v``: whether the key exists is checked by the typed schema, whose message names the
+    nearest valid key. A group's choice stays as it is; for groups of components a name without a preset stands for
+    ``group.name=NAME``, so that a plug-in needs no YAML.
+
+    Args:
+        text: as typed.
+        groups: groups that this command has.
+        own_presets: the user brings a folder of presets (``--config-dir``): names are left for Hydra to check.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    override = Override.parse(text)
+    if override is None or override.prefix or override.key.startswith("hydra") or "@" in override.key:
+        return text
+    if override.key not in groups or override.value.startswith("{"):
+        return f"++{text}"
+    if own_presets:
+        return text
+    choices, known = re.split(r",\s*", override.value), presets(override.key)
+    if all(choice in known for choice in choices):
+        return text
+    if override.key != "model":
+        return f"++{override.key}.name={override.value}"
+    bad = next(c for c in choices if c not in known)
+    raise ConfigError(f"model={bad}: no such preset; valid options: {', '.join(known)}{suggest(bad, known)}")
+
+
+def reset_switched(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """Where the user chose another component by name, drop the options that the preset held for the old one.
+
+    Args:
+        config: as composed by Hydra, changed in place.
+        overrides: the command line's overrides.
+    """
+    given = {key for text in overrides for key in _given_keys(text)}
+    for key in given:
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if last == "name" and parent else None
+        # A stack's node (model.decoder) holds dimensions beside the component's own options: they stay.
+        if not isinstance(node, DictConfig) or "layers" in node:
+            continue
+        for option_name in list(node):
+            own = f"{parent}.{option_name}"
+            if not any(k == own or k.startswith(f"{own}.") for k in given):
+                OmegaConf.set_struct(node, False)
+                del node[option_name]
+    return config
+
+
+def _given_keys(text: str) -> Iterator[str]:
+    """The keys that one override of the command line sets, those inside a dict among them."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    override = Override.parse(text)
+    if override is None:
+        return
+    yield override.key
+    if override.value.startswith("{"):
+        yield from _keys_below(OverridesParser.create().parse_override(text).value(), override.key)
+
+
+def _keys_below(node: Any, key: str) -> Iterator[str]:
+    for name, child in node.items() if isinstance(node, Mapping) else ():
+        yield f"{key}.{name}"
+        yield from _keys_below(child, f"{key}.{name}")
+
+
+def compose(command: str, overrides: Iterable[str] = ()) -> DictConfig:
+    """The configuration of a command from Python, as the command line would compose it.
+
+    Args:
+        command: name of a file in ``conf/``: ``train``, ``generate``, ...
+        overrides: as typed after the command.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+
+    groups = command_groups(command)
+    rewritten = [to_hydra(text, groups=groups) for text in overrides]
+    with initialize_config_module("nmt.conf", version_base="1.3"):
+        config = hydra_compose(command, overrides=rewritten)
+    return reset_switched(config, rewritten)
+
+
+def command_groups(command: str) -> list[str]:
+    """Groups in the defaults list of ``conf/COMMAND.yaml``."""
+    text = (resources.files("nmt.conf") / f"{command}.yaml").read_text(encoding="utf-8")
+    defaults = OmegaConf.to_container(OmegaConf.create(text)).get("defaults", [])  # type: ignore[union-attr]
+    return [str(name) for entry in defaults if isinstance(entry, dict) for name in entry]

@@ -1,0 +1,279 @@
+"""Training batches: an epoch's plan is a pure function of seed and epoch, so any moment of it can be resumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch.utils.data
+
+from nmt.config import ConfigError, DataError
+from nmt.data.batch import Batch, collate, flatten, make_batch
+from nmt.data.corpus import Corpus, ParallelSplit
+from nmt.data.options import BatchOptions, SubwordOptions
+from nmt.data.plan import cut, order_by_length, padding_share, plan_batches, split_to_multiple
+from nmt.data.shards import IntArray
+from nmt.text.subword import SubwordSampler
+from nmt.text.vocabulary import VocabularyPair
+
+GROWTH_PAIRS = 500
+"""Pairs on which it is measured how much longer random segmentation makes a sentence."""
+
+GROWTH_QUANTILE = 0.95
+"""Share of the pairs whose growth the plan leaves room for; the few beyond it keep their usual segmentation."""
+
+
+class TrainBatches:
+    """Batches of the training pairs of one or several corpora.
+
+    Every epoch takes weight × lines of each split (a fraction is drawn anew each epoch), sorts them by length, cuts
+    them under the budget and shuffles the batches. Pairs whose longer side exceeds ``max_length``, or the budget alone,
+    are left out.
+
+    Attributes:
+        num_pairs: pairs that can be seen.
+        num_left_out: pairs that are too long.
+
+    Args:
+        splits: training splits with their weights; see `training_splits`.
+        options: budget and workers.
+        seed: of the order and of the segmentation.
+        vocabularies: needed for random segmentation.
+        subword: random segmentation; None or ``alpha=0`` uses the ids of the corpus.
+
+    Raises:
+        ConfigError: every pair is too long.
+    """
+
+    def __init__(
+        self,
+        splits: Sequence[tuple[ParallelSplit, float]],
+        options: BatchOptions,
+        seed: int,
+        vocabularies: VocabularyPair,
+        subword: SubwordOptions | None = None,
+    ) -> None:
+        self.options = options
+        self.seed = seed
+        self._splits = [split for split, _ in splits]
+        self._weights = [weight for _, weight in splits]
+        self._starts = np.cumsum([0, *map(len, self._splits)])
+        self._source = np.concatenate([s.source_lengths for s in self._splits]).astype(np.int64)
+        self._target = np.concatenate([s.target_lengths for s in self._splits]).astype(np.int64)
+        longest = np.maximum(self._source, self._target)
+        self._limit = options.max_tokens - 1
+        if options.max_length is not None:
+            self._limit = min(self._limit, options.max_length)
+        self._usable = longest <= self._limit
+        self.num_pairs = int(self._usable.sum())
+        self.num_left_out = len(longest) - self.num_pairs
+        if self.num_pairs == 0:
+            raise ConfigError(
+                f"no training pair is left: batch.max_tokens={options.max_tokens} and "
+                f"batch.max_length={options.max_length} leave out all {len(longest)}"
+            )
+        self._vocabularies = vocabularies
+        self._sampler: SubwordSampler | None = None
+        self._widths = longest + 1  # what the plan takes for a pair's longer side, with eos
+        if subword is not None and subword.alpha > 0:
+            self._sampler = SubwordSampler(alpha=subword.alpha, nbest=subword.nbest)
+            stretched = np.ceil(self._growth(self._sampler) * longest).astype(np.int64) + 1
+            self._widths = np.minimum(stretched, np.maximum(self._widths, options.max_tokens))
+        self._planned: tuple[tuple[int, int], list[IntArray]] | None = None
+
+    # --- the plan -----------------------------------------------------------------------------------------------------
+
+    def plan(self, epoch: int, world: int = 1) -> list[IntArray]:
+        """The batches of an epoch, for all ranks together.
+
+        Args:
+            epoch: number of the epoch.
+            world: ranks; the number of batches is a multiple of it.
+
+        Returns:
+            Per batch the indices of its pairs, ascending; pairs of all splits are numbered one after the other.
+        """
+        if self._planned is None or self._planned[0] != (epoch, world):
+            self._planned = ((epoch, world), self._plan(epoch, world))
+        return self._planned[1]
+
+    def _plan(self, epoch: int, world: int) -> list[IntArray]:
+        rng = np.random.default_rng([self.seed, epoch])
+        chosen = self._choose(rng)
+        order = chosen[order_by_length(self._source[chosen], self._target[chosen], rng)]
+        options = self.options
+        batches = cut(order, self._widths, max_tokens=options.max_tokens, max_sentences=options.max_sentences)
+        try:
+            batches = split_to_multiple(batches, world)
+        except ValueError as error:
+            raise ConfigError(f"the training data is too small for data parallelism: {error}") from error
+        # Ascending, so that reading goes through the shards in order.
+        return [np.sort(batches[i]) for i in rng.permutation(len(batches))]
+
+    def _choose(self, rng: np.random.Generator) -> IntArray:
+        """Indices of the pairs that the epoch takes."""
+        parts = []
+        for start, end, weight in zip(self._starts[:-1], self._starts[1:], self._weights):
+            usable = start + np.flatnonzero(self._usable[start:end])
+            fraction, whole = math.modf(weight)
+            parts += [usable] * int(whole)
+            parts.append(rng.permutation(usable)[: round(fraction * len(usable))])
+        return np.concatenate(parts)
+
+    def num_batches(self, epoch: int, world: int = 1) -> int:
+        """Batches of an epoch on each of ``world`` ranks."""
+        return len(self.plan(epoch, world)) // world
+
+    def padding_share(self, epoch: int, world: int = 1) -> float:
+        """Share of padding among the cells of an epoch's batches, both sides together (before random segmentation)."""
+        return padding_share(self.plan(epoch, world), self._source, self._target)
+
+    # --- the batches --------------------------------------------------------------------------------------------------
+
+    def epoch(self, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Batches of an epoch on one rank.
+
+        Args:
+            epoch: number of the epoch.
+            start: batches of this rank to skip: those that were seen before an interruption.
+            rank: this process; it takes every ``world``-th batch.
+            world: number of processes.
+        """
+        view = _EpochView(self, self.plan(epoch, world), epoch)
+        numbers = range(rank, len(view.plan), world)[start:]
+        if self.options.workers == 0:
+            return map(view.__getitem__, numbers)
+        loader = torch.utils.data.DataLoader(
+            view,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self.options.workers,
+            prefetch_factor=4,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # else it draws from the global one, and dropout would depend on workers
+        )
+        return iter(loader)
+
+    def make(self, pairs: IntArray, epoch: int, number: int) -> Batch:
+        """Read one batch of the plan.
+
+        Args:
+            pairs: indices over all splits.
+            epoch: number of the epoch.
+            number: place of the batch in the plan; with seed and epoch it fixes the random segmentation.
+
+        Returns:
+            The batch; its ``ids`` are line numbers in their splits.
+        """
+        which = np.searchsorted(self._starts, pairs, side="right") - 1
+        lines = pairs - self._starts[which]
+        runs = np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(which)) + 1)
+        parts = [(self._splits[which[run[0]]], lines[run]) for run in runs]
+        source, target = (
+            _join([s.gather("source", n) for s, n in parts]),
+            _join([s.gather("target", n) for s, n in parts]),
+        )
+        for side, (ids, _) in (("source", source), ("target", target)):
+            if len(ids) and ids.max() >= len(getattr(self._vocabularies, side)):
+                raise DataError(f"corpus: damaged ({side} id {ids.max()} of a training pair is not in the vocabulary)")
+        if self._sampler is not None:
+            seed = int(np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0])
+            sampled = self._sampled(self._sampler, parts, seed)
+            limit = min(self._limit, self.options.max_tokens // len(pairs) - 1)
+            source, target = _prefer(sampled[0], source, limit), _prefer(sampled[1], target, limit)
+        return collate(source, target, lines)
+
+    def _sampled(
+        self, sampler: SubwordSampler, parts: Sequence[tuple[ParallelSplit, IntArray]], seed: int
+    ) -> list[list[list[int]]]:
+        """Random segmentations of some lines of splits: per side, per line the ids."""
+        sides = {"source": self._vocabularies.source, "target": self._vocabularies.target}
+        jobs = [(v, [text for split, lines in parts for text in split.texts(side, lines)]) for side, v in sides.items()]
+        return sampler.encode(jobs, seed)
+
+    def _growth(self, sampler: SubwordSampler) -> float:
+        """How many times longer random segmentation makes the longer side of most pairs (at least 1)."""
+        ratios = []
+        for split in self._splits:
+            lines = np.unique(np.linspace(0, len(split) - 1, min(GROWTH_PAIRS, len(split))).astype(np.int64))
+            stored = np.maximum(split.source_lengths[lines], split.target_lengths[lines])
+            source, target = self._sampled(sampler, [(split, lines)], self.seed)
+            sampled = np.maximum([len(row) for row in source], [len(row) for row in target])
+            ratios.append(sampled / np.maximum(stored, 1))
+        return max(1.0, float(np.quantile(np.concatenate(ratios), GROWTH_QUANTILE)))
+
+
+class _EpochView(torch.utils.data.Dataset[Batch]):
+    """The batches of one epoch by number, for prefetching processes."""
+
+    def __init__(self, batches: TrainBatches, plan: list[IntArray], epoch: int) -> None:
+        self.batches = batches
+        self.plan = plan
+        self.epoch = epoch
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.batches.make(self.plan[number], self.epoch, number)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _join(parts: Sequence[tuple[IntArray, IntArray]]) -> tuple[IntArray, IntArray]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([flat for flat, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+
+
+def _prefer(
+    sampled: Sequence[Sequence[int]], stored: tuple[IntArray, IntArray], limit: int
+) -> tuple[IntArray, IntArray]:
+    """Sampled rows, but the stored ones where a sampled row is longer than ``limit`` tokens."""
+    flat, lengths = stored
+    rows = np.split(flat, np.cumsum(lengths)[:-1])
+    return flatten([new if len(new) <= limit else old for new, old in zip(sampled, rows)])
+
+
+def evaluation_batches(split: ParallelSplit, options: BatchOptions, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """All pairs of a split once, shortest first, none left out.
+
+    Args:
+        split: a validation or test split.
+        options: budget.
+        rank: this process; it takes every ``world``-th batch.
+        world: number of processes.
+    """
+    plan = plan_batches(
+        split.source_lengths,
+        split.target_lengths,
+        max_tokens=options.max_tokens,
+        max_sentences=options.max_sentences,
+    )
+    return (make_batch(split, batch) for batch in plan[rank::world])
+
+
+def training_splits(corpora: Sequence[Corpus], mix: Sequence[float] | None) -> list[tuple[ParallelSplit, float]]:
+    """Training splits of several corpora with their weights.
+
+    Args:
+        corpora: at least one.
+        mix: a weight for each; None gives every corpus weight 1.
+
+    Raises:
+        ConfigError: the corpora have different vocabularies, or there is not one positive weight for each.
+    """
+    weights = [1.0] * len(corpora) if mix is None else list(mix)
+    if len(weights) != len(corpora):
+        raise ConfigError(f"mix={weights} has {len(weights)} weights for {len(corpora)} corpora: give one for each")
+    if any(weight <= 0 for weight in weights):
+        raise ConfigError(f"mix={weights}: every weight must be greater than 0")
+    first = corpora[0]
+    for other in corpora[1:]:
+        if other.vocabularies.digest != first.vocabularies.digest:
+            raise ConfigError(
+                f"corpus: {other.folder} and {first.folder} have different vocabularies; "
+                f"prepare the second with vocabulary={first.folder}"
+            )
+    return [(corpus.split("train"), weight) for corpus, weight in zip(corpora, weights)]

@@ -1,0 +1,205 @@
+"""``corpus.json``: what a corpus holds, written by ``nmt-preprocess`` and distrusted when read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from nmt.config import ConfigError, DataError
+from nmt.data.shards import KINDS, SIDES, file_name
+from nmt.text.vocabulary import VocabularyPair
+
+FORMAT = "nmt-corpus"
+VERSION = 1
+MANIFEST = "corpus.json"
+SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass
+class Sides:
+    """A count on each side."""
+
+    source: int = 0
+    target: int = 0
+
+
+@dataclass
+class Rates:
+    """A share on each side."""
+
+    source: float = 0.0
+    target: float = 0.0
+
+
+@dataclass
+class StoredFile:
+    """Size and sha256 (hex) of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass
+class TextInput:
+    """A text file that was read: its name, lines and the sha256 of its decompressed bytes."""
+
+    name: str
+    lines: int
+    sha256: str
+
+
+@dataclass
+class ShardEntry:
+    """Lines and files of one shard."""
+
+    lines: int
+    files: dict[str, StoredFile]
+
+
+@dataclass
+class SplitEntry:
+    """One split: counts, inputs and shards.
+
+    Attributes:
+        lines: kept pairs.
+        tokens: without eos.
+        unknown: tokens that are unknown.
+        unknown_rate: unknown tokens over tokens.
+        read: pairs before cleaning.
+        dropped: pairs that cleaning dropped, by reason.
+        inputs: the text files of both sides.
+        shards: in order.
+    """
+
+    lines: int = 0
+    tokens: Sides = field(default_factory=Sides)
+    unknown: Sides = field(default_factory=Sides)
+    unknown_rate: Rates = field(default_factory=Rates)
+    read: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, list[TextInput]] = field(default_factory=dict)
+    shards: list[ShardEntry] = field(default_factory=list)
+
+
+@dataclass
+class VocabularyEntry:
+    """The vocabularies: pieces a side, digest of the pair, and the digest of every model file."""
+
+    joint: bool
+    sizes: Sides
+    digest: str
+    files: dict[str, str]
+
+
+@dataclass
+class Manifest:
+    """The content of ``corpus.json``."""
+
+    format: str
+    version: int
+    source_language: str
+    target_language: str
+    vocabulary: VocabularyEntry
+    settings: dict[str, Any] = field(default_factory=dict)
+    splits: dict[str, SplitEntry] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write ``corpus.json`` into a folder."""
+        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    def check_vocabularies(self, folder: Path, vocabularies: VocabularyPair) -> None:
+        """Refuse models that are not the ones that the ids were made with.
+
+        Raises:
+            DataError: a digest differs.
+        """
+        if vocabularies.joint != self.vocabulary.joint:
+            raise DataError(f"{folder / MANIFEST}: says joint={self.vocabulary.joint}, but the model files differ")
+        for name, vocabulary in vocabularies.files.items():
+            if vocabulary.digest != self.vocabulary.files.get(name):
+                raise DataError(f"{folder / name}: not the vocabulary that this corpus was prepared with")
+
+
+def vocabulary_entry(vocabularies: VocabularyPair) -> VocabularyEntry:
+    """How a manifest describes a pair of vocabularies."""
+    return VocabularyEntry(
+        joint=vocabularies.joint,
+        sizes=Sides(len(vocabularies.source), len(vocabularies.target)),
+        digest=vocabularies.digest,
+        files={name: vocabulary.digest for name, vocabulary in vocabularies.files.items()},
+    )
+
+
+def read_manifest(folder: Path) -> tuple[bytes, Manifest]:
+    """Read ``corpus.json`` and check it.
+
+    Returns:
+        Its bytes and its content.
+
+    Raises:
+        ConfigError: there is none.
+        DataError: it is not of this format or version, or names files outside of their folder.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{folder} is not a corpus (no {MANIFEST} in it); nmt-preprocess writes one") from error
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path}: not a corpus of this toolkit (format is not {FORMAT!r})")
+    if content.get("version") != VERSION:
+        raise DataError(f"{path}: format version {content.get('version')}, but this release reads {VERSION}")
+    try:
+        manifest: Manifest = _decode(Manifest, content, "")
+    except TypeError as error:
+        raise DataError(f"{path}: {error}") from error
+    _check_names(path, manifest)
+    return text, manifest
+
+
+def _decode(kind: Any, value: Any, key: str) -> Any:
+    """A value of JSON as the type that an annotation names.
+
+    Raises:
+        TypeError: it is of another type, or a key is missing or unknown.
+    """
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if not isinstance(value, dict) or set(value) != set(hints):
+            raise TypeError(f"{key or 'the top'} must hold exactly the keys {', '.join(hints)}")
+        return kind(**{name: _decode(hint, value[name], f"{key}.{name}".strip(".")) for name, hint in hints.items()})  # type: ignore[operator]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is dict and isinstance(value, dict):
+        return {name: _decode(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
+    if origin is list and isinstance(value, list):
+        return [_decode(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(value)]
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind or (kind is int and value < 0):
+        raise TypeError(f"{key} must be a {getattr(kind, '__name__', kind)} and not {value!r}")
+    return value
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    """Refuse names that could lead out of the corpus, and counts that do not add up."""
+    for name, split in manifest.splits.items():
+        if not SPLIT_NAME.fullmatch(name):
+            raise DataError(f"{path}: {name!r} is not a valid name of a split")
+        for index, shard in enumerate(split.shards):
+            expected = {file_name(side, index, kind) for side in SIDES for kind in KINDS}
+            wrong = sorted(set(shard.files) ^ expected)
+            if wrong:
+                raise DataError(f"{path}: split {name!r}, shard {index}: unexpected or missing file {wrong[0]!r}")
+        if split.lines != sum(shard.lines for shard in split.shards):
+            raise DataError(f"{path}: split {name!r} says {split.lines} lines, but its shards hold another number")

@@ -1,0 +1,263 @@
+"""Preparing a corpus: vocabulary, segmentation, cleaning, shards (the work of ``nmt-preprocess``)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nmt.config import ConfigError, DataError, option
+from nmt.data.binarise import CleanOptions, SplitWriter, chunked, encode_stream
+from nmt.data.manifest import FORMAT, MANIFEST, SPLIT_NAME, VERSION, Manifest, SplitEntry, TextInput, vocabulary_entry
+from nmt.data.reader import ParallelText, find_text
+from nmt.data.shards import SIDES
+from nmt.text.subword import Normalisation, VocabularyTraining, VocabularyType, train_vocabulary
+from nmt.text.vocabulary import Vocabulary, VocabularyPair
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_SEED = 1
+"""Of the random choice of training text for the vocabulary."""
+
+
+@dataclass
+class PreprocessOptions:
+    """Options of ``nmt-preprocess``; ``conf/preprocess.yaml`` says what each means."""
+
+    source: str = option()
+    target: str = option()
+    train: Any = option()
+    valid: str = option()
+    test: Any = option()
+    out: str = option()
+    overwrite: bool = option()
+    vocabulary: str | None = option()
+    vocab_size: int = option(minimum=5)
+    vocab_type: VocabularyType = option()
+    joint: bool = option()
+    character_coverage: float = option(minimum=0.9, maximum=1)
+    byte_fallback: bool = option()
+    normalisation: Normalisation = option()
+    vocab_sentences: int = option(minimum=1)
+    max_unknown_rate: float = option(minimum=0, maximum=1)
+    shard_lines: int = option(minimum=1)
+    workers: int = option(minimum=1)
+    clean: CleanOptions = field(default_factory=CleanOptions)
+
+
+@dataclass
+class Summary:
+    """What was prepared: the manifest, and how long it took in seconds."""
+
+    folder: Path
+    manifest: Manifest
+    seconds: float
+
+
+Inputs = dict[str, list[tuple[Path, Path]]]
+
+
+def prepare_corpus(options: PreprocessOptions) -> Summary:
+    """Read parallel text and write a corpus folder; the same input and options give the same bytes.
+
+    Raises:
+        ConfigError: a file is missing, ``out`` exists, or the vocabulary does not fit the text.
+        DataError: a file is damaged, not UTF-8, or sides differ in lines.
+    """
+    started = time.monotonic()
+    inputs = _find_inputs(options)
+    out = Path(options.out).resolve()
+    _check_out(out, options)
+    temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"out={options.out}: cannot be written ({error.strerror})") from error
+    try:
+        manifest = _write(temporary, inputs, options)
+        _check_out(out, options)  # another process may have written it meanwhile
+        if out.exists():
+            out.rename(old)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return Summary(Path(options.out), manifest, time.monotonic() - started)
+
+
+def _check_out(out: Path, options: PreprocessOptions) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not options.overwrite:
+        raise ConfigError(f"out={options.out} exists already; choose another folder or give overwrite=true")
+    if not (out / MANIFEST).is_file():
+        raise ConfigError(f"out={options.out} exists and is not a corpus (no {MANIFEST} in it): it is not overwritten")
+
+
+def _find_inputs(options: PreprocessOptions) -> Inputs:
+    """Files of every split, in the order in which the manifest lists the splits."""
+    if options.source == options.target:
+        raise ConfigError(f"source={options.source} and target={options.target} must differ")
+    prefixes = {"train": _prefixes(options.train, "train"), "valid": [options.valid], **_test_sets(options.test)}
+    return {
+        split: [(find_text(p, options.source), find_text(p, options.target)) for p in found]
+        for split, found in prefixes.items()
+    }
+
+
+def _prefixes(value: object, key: str) -> list[str]:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not found or not all(isinstance(p, str) and p for p in found):
+        raise ConfigError(f"{key}={value} must be a prefix or a list of prefixes: {key}=raw/{key} or {key}=[a,b]")
+    return found
+
+
+def _test_sets(value: object) -> dict[str, list[str]]:
+    """Names of the test splits and their prefixes."""
+    if value is None or value == []:
+        return {}
+    if isinstance(value, Mapping):
+        for name in value:
+            if not SPLIT_NAME.fullmatch(str(name)) or name in ("train", "valid"):
+                raise ConfigError(f"test: {name!r} cannot name a test set; use letters, digits, '_', '.' and '-'")
+        return {str(name): _prefixes(prefix, f"test.{name}") for name, prefix in value.items()}
+    return {f"test{i or ''}": [prefix] for i, prefix in enumerate(_prefixes(value, "test"))}
+
+
+def _write(folder: Path, inputs: Inputs, options: PreprocessOptions) -> Manifest:
+    vocabularies = _vocabularies(inputs["train"], options)
+    vocabularies.save(folder)
+    settings = {
+        "clean": asdict(options.clean),
+        "vocabulary": "reused" if options.vocabulary else _training(options),
+    }
+    manifest = Manifest(
+        FORMAT, VERSION, options.source, options.target, vocabulary_entry(vocabularies), _plain(settings)
+    )
+    entries = {}
+    for split in sorted(inputs, key=lambda name: name == "train"):  # the small ones first: mistakes show early
+        entries[split] = _write_split(folder, split, inputs[split], vocabularies, options)
+    manifest.splits = {split: entries[split] for split in inputs}
+    manifest.write(folder)
+    return manifest
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return getattr(value, "value", value)
+
+
+def _training(options: PreprocessOptions) -> dict[str, Any]:
+    return {
+        "vocab_size": options.vocab_size,
+        "vocab_type": options.vocab_type,
+        "character_coverage": options.character_coverage,
+        "byte_fallback": options.byte_fallback,
+        "normalisation": options.normalisation,
+        "vocab_sentences": options.vocab_sentences,
+    }
+
+
+def _read(split: str, what: str, files: list[tuple[Path, Path]], done: list[ParallelText]) -> Iterator[tuple[str, str]]:
+    """Pairs of all files of a split, one after the other, with a progress bar.
+
+    Args:
+        split: its name.
+        what: is done, for the bar.
+        files: of both sides.
+        done: takes every pair of files that was read to its end.
+    """
+    with ExitStack() as stack:
+        texts = [stack.enter_context(ParallelText(source, target)) for source, target in files]
+        bar = stack.enter_context(
+            tqdm(total=sum(t.size for t in texts), desc=f"{what} {split}", unit="B", unit_scale=True, disable=None)
+        )
+        before = lines = 0
+        for text in texts:
+            for pair in text:
+                yield pair
+                lines += 1
+                if lines % 1000 == 0:
+                    bar.set_postfix_str(f"{lines} lines", refresh=False)
+                    bar.update(before + text.position - bar.n)
+            before += text.size
+            bar.update(before - bar.n)
+            done.append(text)
+
+
+def _vocabularies(files: list[tuple[Path, Path]], options: PreprocessOptions) -> VocabularyPair:
+    """Train the vocabularies on a sample of the training text, or read those that are to be reused."""
+    if options.vocabulary is not None:
+        return VocabularyPair.load(options.vocabulary)
+    pairs = _sample(_read("train", "reading", files, []), options.vocab_sentences)
+    training = VocabularyTraining(
+        size=options.vocab_size,
+        kind=options.vocab_type,
+        character_coverage=options.character_coverage,
+        byte_fallback=options.byte_fallback,
+        normalisation=options.normalisation,
+    )
+    logger.info("training a vocabulary of %d pieces on %d pairs", options.vocab_size, len(pairs))
+
+    def train(text: str, *sides: int) -> Vocabulary:
+        return train_vocabulary((pair[side] for side in sides for pair in pairs), training, text=text)
+
+    if options.joint:
+        return VocabularyPair.shared(train("the training text", 0, 1))
+    source, target = (f"the training text of {language}" for language in (options.source, options.target))
+    return VocabularyPair(train(source, 0), train(target, 1), joint=False)
+
+
+def _sample(pairs: Iterator[tuple[str, str]], size: int) -> list[tuple[str, str]]:
+    """Some pairs, each equally likely (reservoir sampling: memory holds the sample only)."""
+    rng = random.Random(SAMPLE_SEED)
+    kept: list[tuple[str, str]] = []
+    for number, pair in enumerate(pairs):
+        if number < size:
+            kept.append(pair)
+        elif (place := rng.randrange(number + 1)) < size:
+            kept[place] = pair
+    return kept
+
+
+def _write_split(
+    folder: Path, split: str, files: list[tuple[Path, Path]], vocabularies: VocabularyPair, options: PreprocessOptions
+) -> SplitEntry:
+    clean = options.clean if split == "train" else None
+    writer = SplitWriter(folder / split, options.shard_lines)
+    done: list[ParallelText] = []
+    chunks = chunked(_read(split, "writing", files, done), options.shard_lines)
+    for chunk in encode_stream(chunks, vocabularies, clean, options.workers):
+        writer.add(chunk)
+    entry = writer.close()
+    for side in SIDES:
+        texts = [getattr(text, side) for text in done]
+        entry.inputs[side] = [TextInput(t.path.name, t.lines, t.digest.hexdigest()) for t in texts]
+    _check_entry(split, entry, options)
+    return entry
+
+
+def _check_entry(split: str, entry: SplitEntry, options: PreprocessOptions) -> None:
+    if entry.lines == 0:
+        raise DataError(f"split {split!r} has no pairs left of the {entry.read} that were read")
+    for side in SIDES:
+        rate = getattr(entry.unknown_rate, side)
+        if rate > options.max_unknown_rate:
+            remedy = "raise character_coverage or vocab_size, give byte_fallback=true"
+            if options.vocabulary is not None:
+                remedy = f"choose another vocabulary than that of {options.vocabulary}"
+            raise ConfigError(
+                f"{rate:.2%} of the {side} tokens ({getattr(options, side)}) of {split} are unknown, more than "
+                f"max_unknown_rate={options.max_unknown_rate:g}: {remedy}, or raise max_unknown_rate"
+            )

@@ -1,0 +1,145 @@
+"""Reading parallel text as a stream: plain, gzip or xz, strict UTF-8, lines split on line feeds only."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, cast
+
+from nmt.config import ConfigError, DataError
+
+SUFFIXES = ("", ".gz", ".xz")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def find_text(prefix: str | Path, language: str) -> Path:
+    """``PREFIX.LANG``, or the same compressed; the first that exists of plain, ``.gz``, ``.xz``.
+
+    Raises:
+        ConfigError: none exists.
+    """
+    for suffix in SUFFIXES:
+        path = Path(f"{prefix}.{language}{suffix}")
+        if path.is_file():
+            return path
+    raise ConfigError(f"no such file: {prefix}.{language} (nor the same with .gz or .xz)")
+
+
+def _decompressed(suffix: str, raw: IO[bytes]) -> IO[bytes]:
+    if suffix == ".gz":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+    if suffix == ".xz":
+        return lzma.LZMAFile(raw)
+    return raw
+
+
+class TextFile:
+    r"""Lines of a text file, read once; a context manager.
+
+    Only ``\n`` ends a line (a ``\r`` before it is dropped): other separators of Unicode, which ``str.splitlines``
+    cuts at, are text. A byte-order mark at the start is dropped.
+
+    Attributes:
+        lines: how many lines were read so far.
+        digest: running sha256 of the decompressed bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self.lines = 0
+        self.digest = hashlib.sha256()
+        self._raw: IO[bytes] = path.open("rb")
+        self._stream = _decompressed(path.suffix, self._raw)
+
+    def __enter__(self) -> TextFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        self._raw.close()
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file (compressed, if it is) read so far."""
+        return self._raw.tell()
+
+    def __iter__(self) -> Iterator[str]:
+        """Lines without their ends.
+
+        Raises:
+            DataError: a line is not UTF-8, or the compressed data is damaged.
+        """
+        try:
+            for raw in self._stream:
+                self.lines += 1
+                self.digest.update(raw)
+                yield self._text(raw)
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            raise DataError(f"{self.path}: damaged or truncated after line {self.lines} ({error})") from error
+
+    def _text(self, raw: bytes) -> str:
+        if self.lines == 1:
+            raw = raw.removeprefix(BYTE_ORDER_MARK)
+        try:
+            return raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self.path}:{self.lines}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1})"
+            ) from error
+
+
+class ParallelText:
+    """Line pairs of two files, read once and in step; a context manager."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self.source = TextFile(source)
+        self.target = TextFile(target)
+
+    def __enter__(self) -> ParallelText:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.source.__exit__(kind, error, trace)
+        self.target.__exit__(kind, error, trace)
+
+    @property
+    def size(self) -> int:
+        """Bytes of both files on disk."""
+        return self.source.size + self.target.size
+
+    @property
+    def position(self) -> int:
+        """Bytes of both files read so far."""
+        return self.source.position + self.target.position
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Pairs of lines.
+
+        Raises:
+            DataError: the files have different numbers of lines (both are given), or one cannot be read.
+        """
+        source, target = iter(self.source), iter(self.target)
+        while True:
+            left, right = next(source, None), next(target, None)
+            if left is None or right is None:
+                break
+            yield left, right
+        if left is not None or right is not None:
+            for _ in source:
+                pass
+            for _ in target:
+                pass
+            raise DataError(
+                f"{self.source.path} has {self.source.lines} lines but {self.target.path} has {self.target.lines}: "
+                "line n of one must translate line n of the other"
+            )

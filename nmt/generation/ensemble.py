@@ -1,0 +1,74 @@
+"""Several models as one: their probabilities are averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from nmt.generation.interface import TranslationModel
+
+
+@dataclass
+class EnsembleState:
+    """The members' decoding states."""
+
+    states: list[Any]
+
+    def reorder(self, rows: Tensor) -> None:
+        for state in self.states:
+            state.reorder(rows)
+
+    def select(self, sentences: Tensor) -> EnsembleState:
+        return EnsembleState([state.select(sentences) for state in self.states])
+
+
+class Ensemble:
+    """Models of any architectures over one vocabulary; the next token's probability is the mean of theirs."""
+
+    def __init__(self, models: Sequence[TranslationModel]) -> None:
+        self.models = list(models)
+
+    @property
+    def max_source_length(self) -> int | None:
+        """The tightest of the members' limits."""
+        return smallest(m.max_source_length for m in self.models)
+
+    @property
+    def max_target_length(self) -> int | None:
+        """The tightest of the members' limits."""
+        return smallest(m.max_target_length for m in self.models)
+
+    def encode(self, src_tokens: Tensor) -> list[Any]:
+        return [model.encode(src_tokens) for model in self.models]
+
+    def init_state(self, encoder_out: list[Any], *, beam: int, max_len: int) -> EnsembleState:
+        each = zip(self.models, encoder_out)
+        return EnsembleState([model.init_state(out, beam=beam, max_len=max_len) for model, out in each])
+
+    def step(self, tokens: Tensor, state: EnsembleState) -> Tensor:
+        return mean_of_probabilities([model.step(tokens, s) for model, s in zip(self.models, state.states)])
+
+
+M = TypeVar("M")
+
+
+def as_list(models: M | Sequence[M]) -> list[M]:
+    """One model or several, as a list."""
+    return list(models) if isinstance(models, Sequence) else [models]
+
+
+def smallest(limits: Iterable[int | None]) -> int | None:
+    """The tightest of some limits; None stands for no limit."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def mean_of_probabilities(lprobs: Sequence[Tensor]) -> Tensor:
+    """Log of the mean of the probabilities whose logs are given."""
+    if len(lprobs) == 1:
+        return lprobs[0]
+    return torch.stack(list(lprobs)).logsumexp(0) - math.log(len(lprobs))

@@ -1,0 +1,203 @@
+"""What ``nmt-generate`` does: read, translate, write in order, score."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import torch
+
+from nmt.config import ConfigError
+from nmt.data.corpus import Corpus
+from nmt.data.reader import TextFile
+from nmt.generation.hypothesis import Hypothesis
+from nmt.generation.lines import Block, blocks, open_text
+from nmt.generation.options import GenerateOptions, OutputFormat
+from nmt.generation.progress import Progress
+from nmt.generation.ranks import Ranks
+from nmt.generation.translator import Translator
+from nmt.text.writer import STANDARD, open_output
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Summary:
+    """What was done.
+
+    Attributes:
+        num_lines: lines read.
+        num_tokens: target tokens of the best hypotheses, EOS counted.
+        logprob: sum of their log-probabilities.
+        seconds: from the first line read to the last one written.
+        best: the translations, kept where there are references.
+        scores: BLEU and chrF with their signatures, where there are references.
+    """
+
+    num_lines: int = 0
+    num_tokens: int = 0
+    logprob: float = 0.0
+    seconds: float = 0.0
+    best: list[str] = field(default_factory=list)
+    scores: list[str] = field(default_factory=list)
+
+
+def generate(options: GenerateOptions) -> Summary:
+    """Translate a file, standard input or a corpus split, block by block; output appears in the order of the input.
+
+    Raises:
+        ConfigError: an option is wrong.
+        DataError: a file is damaged or not UTF-8, or two files differ in length.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    ranks = Ranks()
+    if ranks.world > 1 and options.input == STANDARD:
+        raise ConfigError("input=-: several processes cannot share standard input; give a file")
+    try:
+        with contextlib.ExitStack() as stack:
+            lines, references, name = _sources(options, stack)
+            beside = _beside(options, stack)
+            translator = Translator.load(
+                options.checkpoint, device=options.device, precision=options.precision, plugins=options.plugins
+            )
+            writes = ranks.rank == 0
+            output = stack.enter_context(open_output(options.output)) if writes else None
+            progress = stack.enter_context(Progress(options, lines, visible=writes))
+            summary = _run(options, translator, ranks, blocks(lines, beside, options.buffer, name), output, progress)
+    finally:
+        ranks.close()
+    if writes:
+        _report(options, summary, references)
+    return summary
+
+
+def _sources(options: GenerateOptions, stack: contextlib.ExitStack) -> tuple[Iterable[str], list[str] | None, str]:
+    """The sources, their references where they are a corpus's, and their name."""
+    if options.corpus is None:
+        text = stack.enter_context(open_text(str(options.input), "input"))
+        return text, None, str(text.path)
+    split = Corpus.open(options.corpus).split(options.split)
+    references = None if options.score_target is not None else split.target_texts()
+    return split.source_texts(), references, f"split {options.split!r} of {options.corpus}"
+
+
+def _beside(options: GenerateOptions, stack: contextlib.ExitStack) -> TextFile | None:
+    """The file of target prefixes or of targets."""
+    for key, path in (("prefix", options.prefix), ("score_target", options.score_target)):
+        if path is not None:
+            if path == options.input == STANDARD:
+                raise ConfigError(f"{key}=-: standard input is taken by input")
+            return stack.enter_context(open_text(path, key))
+    return None
+
+
+def _run(
+    options: GenerateOptions,
+    translator: Translator,
+    ranks: Ranks,
+    work: Iterator[Block],
+    output: TextIO | None,
+    progress: Progress,
+) -> Summary:
+    summary, started = Summary(), 0.0
+    for block in work:
+        started = started or time.monotonic()
+        mine = block.share(ranks.rank, ranks.world)
+        keys = range(block.first + ranks.rank, block.first + len(block.lines), ranks.world)
+        found = _translate(options, translator, mine, keys, progress)
+        rows = ranks.gather(
+            [
+                [_record(options, translator, key, mine, place, hypotheses), *_figures(translator, hypotheses[0])]
+                for place, (key, hypotheses) in enumerate(zip(keys, found))
+            ]
+        )
+        if output is None:
+            continue
+        output.write("".join(record for record, *_ in rows))
+        output.flush()
+        summary.num_lines += len(rows)
+        for _, text, num_tokens, logprob in rows:
+            summary.num_tokens += num_tokens
+            summary.logprob += logprob
+            if options.corpus is not None:
+                summary.best.append(text)
+    summary.seconds = time.monotonic() - started if started else 0.0
+    return summary
+
+
+def _translate(
+    options: GenerateOptions, translator: Translator, block: Block, keys: range, progress: Progress
+) -> list[list[Hypothesis]]:
+    if options.score_target is not None:
+        scored = translator.forced(
+            block.lines,
+            block.beside or [],
+            length_penalty=options.search.length_penalty,
+            batch=options.batch,
+            keys=keys,
+            progress=progress.advance,
+        )
+        return [[hypothesis] for hypothesis in scored]
+    return translator.hypotheses(
+        block.lines, options.search, prefixes=block.beside, batch=options.batch, keys=keys, progress=progress.advance
+    )
+
+
+def _figures(translator: Translator, best: Hypothesis) -> tuple[str, int, float]:
+    """Text, number of tokens and log-probability."""
+    return translator.text(best), len(best.token_lprobs), best.logprob
+
+
+def _record(
+    options: GenerateOptions, translator: Translator, key: int, block: Block, place: int, found: list[Hypothesis]
+) -> str:
+    """What is written for one line of input."""
+    if options.format is OutputFormat.jsonl:
+        row: dict[str, Any] = {"line": key + 1, "source": block.lines[place]}
+        row["hypotheses"] = [_as_json(h, translator, options.token_scores) for h in found]
+        return json.dumps(row, ensure_ascii=False) + "\n"
+    if options.score_target is not None:
+        return f"{found[0].score:.6f}\n"
+    texts = [translator.text(h) for h in found]
+    return "".join(f"{text}\n" for text in texts) + "\n" * (options.search.nbest - len(texts))
+
+
+def _as_json(hypothesis: Hypothesis, translator: Translator, token_scores: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "text": translator.text(hypothesis),
+        "score": hypothesis.score,
+        "logprob": hypothesis.logprob,
+        "pieces": translator.pieces(hypothesis),
+    }
+    if token_scores:
+        row["token_logprobs"] = hypothesis.token_lprobs
+    return row
+
+
+def _report(options: GenerateOptions, summary: Summary, references: list[str] | None) -> None:
+    """Log speed; score against the references."""
+    seconds = max(summary.seconds, 1e-9)
+    log.info(
+        "%d lines, %d target tokens in %.1f s: %.1f sentences/s, %.0f tokens/s",
+        summary.num_lines,
+        summary.num_tokens,
+        summary.seconds,
+        summary.num_lines / seconds,
+        summary.num_tokens / seconds,
+    )
+    if options.score_target is not None and summary.num_tokens:
+        mean = summary.logprob / summary.num_tokens
+        log.info("log-probability %.2f, %.4f a token", summary.logprob, mean)
+    if references:
+        from nmt.text.scoring import bleu, chrf
+
+        summary.scores = [str(bleu(summary.best, references)), str(chrf(summary.best, references))]
+        for line in summary.scores:
+            print(line, file=sys.stderr if options.output == STANDARD else sys.stdout)

@@ -1,0 +1,130 @@
+"""The options of a search and the lengths that follow from them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from nmt.config import ConfigError, option
+from nmt.device import Device
+
+
+class Sampling(Enum):
+    """Whether the next token is drawn."""
+
+    none = "none"
+    random = "random"
+
+
+class Precision(Enum):
+    """Number format of weights and activations; log-probabilities and scores are always float32."""
+
+    fp32 = "float32"
+    bf16 = "bfloat16"
+
+
+class OutputFormat(Enum):
+    """What ``nmt-generate`` writes."""
+
+    text = "text"
+    jsonl = "jsonl"
+
+
+@dataclass
+class GenerationBatchOptions:
+    """How many sentences are searched together. It changes speed and memory, not results."""
+
+    max_tokens: int = option(4096, "sentences x longest source (EOS and padding counted, beam not) a batch", minimum=1)
+    max_sentences: int = option(64, "sentences a batch", minimum=1)
+
+
+@dataclass
+class SearchOptions:
+    """How translations are searched. Lengths are target tokens without EOS unless they say otherwise.
+
+    ``conf/generate.yaml`` shows the same defaults to users of the commands (a test compares the two).
+    """
+
+    beam: int = option(5, "hypotheses kept a step; 1 is greedy search", minimum=1)
+    nbest: int = option(1, "hypotheses returned a sentence (samples when sampling)", minimum=1)
+    length_penalty: float = option(1.0, "score = log-probability / length ** length_penalty; length counts EOS")
+    patience: float = option(1.0, "a search stops after patience x beam finished hypotheses", minimum=1)
+    early_stop: bool = option(True, "stop as soon as no live hypothesis can enter the n best; loses nothing")
+    min_length: int = option(0, "fewest tokens", minimum=0)
+    max_length_ratio: float = option(2.0, "most tokens: ratio x source tokens + offset", minimum=0)
+    max_length_offset: int = option(10, "most tokens: ratio x source tokens + offset", minimum=0)
+    forced_length: int | None = option(None, "exactly this many tokens and no EOS, in as many steps", minimum=1)
+    no_repeat_ngram: int = option(0, "no n-gram of this size occurs twice in a hypothesis; 0: off", minimum=0)
+    diverse_groups: int = option(1, "diverse beam search: groups that the beam is split into", minimum=1)
+    diversity: float = option(0.5, "diverse beam search: penalty for a token that earlier groups took", minimum=0)
+    sampling: Sampling = option(Sampling.none, "draw tokens instead of a beam")
+    temperature: float = option(1.0, "sampling: logits are divided by it", above=0)
+    top_k: int = option(0, "sampling: draw among the k most probable tokens; 0: all", minimum=0)
+    top_p: float = option(1.0, "sampling: draw among the most probable tokens that hold p together", above=0, maximum=1)
+    seed: int = option(1, "sampling: the same seed and line give the same samples", minimum=0)
+
+    def __post_init__(self) -> None:
+        if self.sampling is not Sampling.none or self.beam < 1 or self.diverse_groups < 1:
+            return  # ranges are checked where options are parsed
+        if self.nbest > self.beam:
+            raise ConfigError(f"search.nbest={self.nbest} is out of range: it must be at most search.beam={self.beam}")
+        if self.beam % self.diverse_groups:
+            raise ConfigError(f"search.diverse_groups={self.diverse_groups} does not divide search.beam={self.beam}")
+
+    @property
+    def rows(self) -> int:
+        """Decoder rows a sentence."""
+        return self.beam if self.sampling is Sampling.none else self.nbest
+
+    def longest(self, source_length: int, prefix_length: int, max_target_length: int | None) -> int:
+        """Most target tokens (without EOS) for a sentence.
+
+        Args:
+            source_length: source tokens without EOS.
+            prefix_length: target tokens that are given; there is always room for ``max_length_offset`` more.
+            max_target_length: the model's limit, EOS counted; None: no limit.
+
+        Raises:
+            ConfigError: ``forced_length`` or the prefix does not fit the model.
+        """
+        room = sys.maxsize if max_target_length is None else max_target_length
+        if self.forced_length is not None:
+            if self.forced_length > room:
+                raise ConfigError(f"search.forced_length={self.forced_length}: the model allows {room} tokens at most")
+            return self.forced_length
+        if prefix_length > room - 1:
+            raise ConfigError(f"a target prefix has {prefix_length} tokens: the model allows {room - 1} at most")
+        asked = int(self.max_length_ratio * source_length + self.max_length_offset)
+        return min(max(asked, prefix_length + self.max_length_offset), room - 1)
+
+
+@dataclass
+class GenerateOptions:
+    """The configuration of ``nmt-generate``; ``conf/generate.yaml`` says what each key means."""
+
+    checkpoint: Any = option()
+    input: str | None = option()
+    corpus: str | None = option()
+    split: str = option()
+    output: str = option()
+    format: OutputFormat = option()
+    token_scores: bool = option()
+    prefix: str | None = option()
+    score_target: str | None = option()
+    buffer: int = option(minimum=1)
+    device: Device = option()
+    precision: Precision = option()
+    threads: int | None = option(minimum=1)
+    plugins: list[str] = option()
+    search: SearchOptions = field(default_factory=SearchOptions)
+    batch: GenerationBatchOptions = field(default_factory=GenerationBatchOptions)
+
+    def __post_init__(self) -> None:
+        if (self.input is None) == (self.corpus is None):
+            raise ConfigError("give either input=FILE (or input=-) or corpus=FOLDER")
+        if self.score_target is not None and self.prefix is not None:
+            raise ConfigError("score_target and prefix exclude each other: a given target is whole")
+        if self.token_scores and self.format is OutputFormat.text:
+            raise ConfigError("token_scores=true needs format=jsonl")

@@ -1,0 +1,245 @@
+"""The encoder-decoder model, assembled from slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nmt.config import ConfigError, option, parse_options
+from nmt.models.interfaces import (
+    Decoder,
+    Embedding,
+    EncoderOut,
+    ForwardPass,
+    LayerContext,
+    Output,
+    Stack,
+    VocabularySizes,
+)
+from nmt.models.masks import SelfMask
+from nmt.models.state import DecoderState
+from nmt.registry import build
+from nmt.text.vocabulary import PAD
+
+
+@dataclass
+class StackOptions:
+    """Dimensions that a stack shares, and the components in its slots (each ``name`` and that component's options)."""
+
+    layers: int = option(help="number of layers", minimum=0)
+    embed_dim: int = option(help="width of the residual stream", minimum=1)
+    ffn_dim: int = option(help="inner width of the feed-forward sub-layer", minimum=1)
+    num_heads: int = option(help="attention heads", minimum=1)
+    self_attention: Any = option(help="slot")
+    feed_forward: Any = option(help="slot")
+    layer: Any = option(help="slot")
+    stack: Any = option(help="slot")
+
+
+@dataclass
+class DecoderOptions(StackOptions):
+    """A stack that also reads the encoder's output. Keys beyond these are options of the decoder component."""
+
+    name: str = option(help="the decoder component")
+    cross_attention: Any = option(help="slot")
+
+
+@dataclass
+class ModelOptions:
+    """``model.*``."""
+
+    encoder: StackOptions = field(default_factory=StackOptions)
+    decoder: Any = option(help="dimensions, slots and options of the decoder")
+    embedding: Any = option(help="slot")
+    norm: Any = option(help="slot")
+    output: Any = option(help="slot")
+    dropout: float = option(help="of residual branches and embeddings", minimum=0, below=1)
+    attention_dropout: float = option(help="of attention weights", minimum=0, below=1)
+    activation_dropout: float = option(help="after the feed-forward activation", minimum=0, below=1)
+
+
+@dataclass
+class ModelOutput:
+    """A training pass.
+
+    Attributes:
+        hidden: decoder states (bsz, tgt_len, embed_dim), input of ``model.output``.
+        encoder_out: what the encoder returned.
+        losses: terms that components add to the loss.
+        figures: scalars for the log.
+    """
+
+    hidden: Tensor
+    encoder_out: EncoderOut
+    losses: dict[str, Tensor]
+    figures: dict[str, Tensor]
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder, a decoder and what they share.
+
+    Args:
+        embedding: tokens to vectors, both sides.
+        encoder: stack over the source.
+        decoder: the target side.
+        output: decoder states to words.
+    """
+
+    def __init__(self, *, embedding: Embedding, encoder: Stack, decoder: Decoder, output: Output) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.encoder = encoder
+        self.decoder = decoder
+        self.output = output
+
+    @property
+    def max_source_length(self) -> int | None:
+        """Largest number of source positions, end of sentence included; None = no limit."""
+        return self.embedding.max_positions
+
+    @property
+    def max_target_length(self) -> int | None:
+        """Largest number of target positions, end of sentence included; None = no limit."""
+        return self.embedding.max_positions
+
+    def encode(self, src_tokens: Tensor, memo: ForwardPass | None = None) -> EncoderOut:
+        """Run the encoder.
+
+        Args:
+            src_tokens: int64 (bsz, src_len), padded at the end.
+            memo: collects what layers report; a new one where absent.
+        """
+        padding: Tensor | None = src_tokens.eq(PAD)
+        eager_cpu = src_tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+        if eager_cpu and padding is not None and not padding.any():
+            padding = None  # attention without a mask is faster; on a GPU the question would stall the queue
+        x = self.embedding.embed_source(src_tokens)
+        x = self.encoder(x, SelfMask(causal=False, padding_mask=padding), ForwardPass() if memo is None else memo)
+        return EncoderOut(x, padding)
+
+    def forward(self, src_tokens: Tensor, prev_output_tokens: Tensor) -> ModelOutput:
+        """Encode, then decode with the true prefixes (teacher forcing).
+
+        Args:
+            src_tokens: int64 (bsz, src_len).
+            prev_output_tokens: int64 (bsz, tgt_len): the target shifted right, starting with BOS.
+        """
+        memo = ForwardPass()
+        encoder_out = self.encode(src_tokens, memo)
+        memo.shared.clear()  # what layers share stays within one stack
+        hidden = self.decoder(prev_output_tokens, encoder_out, memo)
+        return ModelOutput(hidden, encoder_out, memo.losses, memo.figures)
+
+    def init_state(self, encoder_out: EncoderOut, beam: int, max_len: int) -> DecoderState:
+        """State for ``beam`` hypotheses of every sentence, up to ``max_len`` target positions each."""
+        return self.decoder.init_state(encoder_out, beam, max_len)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
+        """Extend every hypothesis by ``tokens`` and predict what comes next.
+
+        Args:
+            tokens: int64 (rows, num_tokens): one token, or a prefix at once.
+            state: advanced in place.
+
+        Returns:
+            Log-probabilities of the next token, float32 (rows, vocab_size).
+        """
+        hidden = self.decoder.step(tokens, state)
+        return self.output.log_probs(hidden[:, -1])
+
+
+def build_model(node: Mapping[str, Any], *, source_size: int, target_size: int, joint: bool) -> EncoderDecoder:
+    """Assemble a model from the node ``model`` of a configuration.
+
+    Args:
+        node: see ``ModelOptions``.
+        source_size: number of source types.
+        target_size: number of target types.
+        joint: both sides have one vocabulary.
+
+    Raises:
+        ConfigError: unknown key or component, wrong type, value out of range, or dimensions that do not fit.
+    """
+    options = parse_options(ModelOptions, node, key="model")
+    decoder_node = dict(options.decoder)
+    frame_keys = {item.name for item in fields(DecoderOptions)}
+    decoder_options = parse_options(
+        DecoderOptions, {k: v for k, v in decoder_node.items() if k in frame_keys}, key="model.decoder"
+    )
+    own = {k: v for k, v in decoder_node.items() if k not in frame_keys}
+    sizes = VocabularySizes(
+        source_size,
+        target_size,
+        joint,
+        options.encoder.embed_dim,
+        decoder_options.embed_dim,
+        options.dropout,
+    )
+    embedding = build("embedding", options.embedding, key="model.embedding", sizes=sizes)
+    encoder = build_stack(options, options.encoder, key="model.encoder", memory_dim=None, causal=False)
+    stack = build_stack(
+        options, decoder_options, key="model.decoder", memory_dim=options.encoder.embed_dim, causal=True
+    )
+    decoder = build(
+        "decoder", {"name": decoder_options.name, **own}, key="model.decoder", stack=stack, embedding=embedding
+    )
+    output = build(
+        "output",
+        options.output,
+        key="model.output",
+        embed_dim=decoder_options.embed_dim,
+        vocab_size=target_size,
+        embedding=embedding,
+    )
+    return EncoderDecoder(embedding=embedding, encoder=encoder, decoder=decoder, output=output)
+
+
+def build_stack(model: ModelOptions, options: StackOptions, *, key: str, memory_dim: int | None, causal: bool) -> Stack:
+    """Build a stack: every layer with its own parts, then the component that chains them."""
+    if options.embed_dim % options.num_heads:
+        raise ConfigError(f"{key}.num_heads={options.num_heads} does not divide {key}.embed_dim={options.embed_dim}")
+
+    def make_norm(width: int) -> nn.Module:
+        norm: nn.Module = build("norm", model.norm, key="model.norm", width=width)
+        return norm
+
+    layers = []
+    for index in range(options.layers):
+        context = LayerContext(
+            key=key,
+            embed_dim=options.embed_dim,
+            ffn_dim=options.ffn_dim,
+            num_heads=options.num_heads,
+            memory_dim=memory_dim,
+            dropout=model.dropout,
+            attention_dropout=model.attention_dropout,
+            activation_dropout=model.activation_dropout,
+            causal=causal,
+            layer=index,
+            num_layers=options.layers,
+            make_norm=make_norm,
+        )
+
+        def make_part(slot: str, context: LayerContext = context) -> Any:
+            return build(slot, getattr(options, slot), key=f"{key}.{slot}", context=context)
+
+        layers.append(build("layer", options.layer, key=f"{key}.layer", context=context, make_part=make_part))
+    stack: Stack = build(
+        "stack", options.stack, key=f"{key}.stack", layers=layers, make_norm=lambda: make_norm(options.embed_dim)
+    )
+    return stack
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Number of trainable values, tied ones counted once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def full_log_probs(model: EncoderDecoder, src_tokens: Tensor, prev_output_tokens: Tensor) -> Tensor:
+    """Log-probabilities of every target position at once, float32 (bsz, tgt_len, vocab_size)."""
+    hidden = model(src_tokens, prev_output_tokens).hidden
+    return model.output.log_probs(hidden)

@@ -1,0 +1,101 @@
+"""What a run tells: ``metrics.jsonl``, tensorboard, and a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+LINE_SECONDS = 30.0
+"""Without a terminal: seconds between lines of progress."""
+
+
+class RunLogger:
+    """Writes the same numbers to ``metrics.jsonl`` and tensorboard, and shows progress.
+
+    Args:
+        folder: the run.
+        update: updates done before; later lines of an interrupted run are dropped, as they will be written again.
+    """
+
+    def __init__(self, folder: Path, update: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "metrics.jsonl"
+        _truncate(self.path, update)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
+        self._bar: tqdm[Any] | None = None
+        self._shown = time.monotonic()
+
+    def start_epoch(self, epoch: int, done: int, total: int) -> None:
+        """Begin to show an epoch of ``total`` updates, of which ``done`` are over."""
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="upd", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """One more update."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def end_epoch(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def write(self, event: str, update: int, values: dict[str, Any]) -> None:
+        """A line of ``metrics.jsonl`` and its scalars on the board; what is not finite is null, as JSON wants it."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self._file.write(json.dumps({"event": event, "update": update, **finite}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(f"{event}/{name}", value, update)
+
+    def progress(self, epoch: int, update: int, of_epoch: int, done: int, values: dict[str, float]) -> None:
+        """Show the newest figures: on the bar, or as a line every ``LINE_SECONDS``."""
+        figures = {
+            "loss": f"{values['loss']:.3f}",
+            "ppl": f"{values['ppl']:.2f}",
+            "lr": f"{values['lr']:.2e}",
+            "tok/s": f"{values['tokens_per_second']:.0f}",
+        }
+        if self._bar is not None:
+            self._bar.set_postfix(figures, refresh=False)
+        elif time.monotonic() - self._shown >= LINE_SECONDS:
+            self._shown = time.monotonic()
+            left = (of_epoch - done) / max(1e-9, values["updates_per_second"])
+            text = " | ".join(f"{name} {value}" for name, value in figures.items())
+            logger.info("epoch %d | update %d | %d of %d | %s | ETA %.0f s", epoch, update, done, of_epoch, text, left)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self.end_epoch()
+        self._file.close()
+        self._board.close()
+
+
+def _truncate(path: Path, update: int) -> None:
+    """Keep the lines up to an update."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            if line and json.loads(line)["update"] <= update:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # half a line, cut by a kill
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,88 @@
+"""The schema of ``nmt-train``; ``conf/train.yaml`` holds the defaults and says what each key means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from nmt.config import option
+from nmt.data.options import BatchOptions, SubwordOptions
+from nmt.device import Device
+
+
+class Precision(Enum):
+    """Number format of the forward and backward pass; weights stay in float32."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Metric(Enum):
+    """What chooses the best checkpoint."""
+
+    bleu = "bleu"
+    chrf = "chrf"
+    loss = "loss"
+
+
+@dataclass
+class LoopOptions:
+    """``train.*``."""
+
+    max_updates: int | None = option(minimum=1)
+    max_epochs: int | None = option(minimum=1)
+    accumulate: int = option(minimum=1)
+    clip_norm: float = option(minimum=0)
+    patience: int | None = option(minimum=1)
+    precision: Precision = option()
+    ema: float = option(minimum=0, below=1)
+    log_every: int = option(minimum=1, maximum=10)
+    max_skipped: int = option(minimum=0)
+
+
+@dataclass
+class ValidateOptions:
+    """``validate.*``."""
+
+    every: int | None = option(minimum=1)
+    metric: Metric = option()
+    translate: bool = option()
+    beam: int = option(minimum=1)
+    max_tokens: int = option(minimum=1)
+    max_sentences: int | None = option(minimum=1)
+
+
+@dataclass
+class CheckpointOptions:
+    """``checkpoints.*``."""
+
+    every: int | None = option(minimum=1)
+    keep_last: int = option(minimum=1)
+    keep_best: int = option(minimum=1)
+    average: int = option(minimum=0)
+
+
+@dataclass
+class TrainOptions:
+    """The whole configuration of a training run; components' nodes stay plain until they are built."""
+
+    corpus: Any = option()
+    mix: list[float] | None = option(above=0)
+    run: str = option()
+    task: Any = option()
+    model: Any = option()
+    criterion: Any = option()
+    optimizer: Any = option()
+    schedule: Any = option()
+    plugins: list[str] = option()
+    seed: int = option(minimum=0)
+    device: Device = option()
+    threads: int | None = option(minimum=1)
+    compile: bool = option()
+    train: LoopOptions = field(default_factory=LoopOptions)
+    batch: BatchOptions = field(default_factory=BatchOptions)
+    subword: SubwordOptions = field(default_factory=SubwordOptions)
+    validate: ValidateOptions = field(default_factory=ValidateOptions)
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)

@@ -1,0 +1,135 @@
+"""One update: forward and backward passes of some batches, then a step of the optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nmt.data.batch import Batch
+from nmt.training.interfaces import Criterion
+from nmt.training.options import LoopOptions, Precision
+from nmt.training.training_state import Learner
+
+AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+class TrainingError(ValueError):
+    """Training cannot go on; one line says where and why."""
+
+
+@dataclass
+class UpdateResult:
+    """Figures of one update; tensors stay on the device until they are logged."""
+
+    sums: dict[str, Tensor]
+    figures: dict[str, Tensor]
+    num_tokens: int
+    num_padded: int
+    grad_norm: float
+    skipped: bool
+
+
+class Updater:
+    """Makes updates in the precision that was asked for.
+
+    Args:
+        learner: model, optimiser and what goes with them.
+        criterion: what is minimised.
+        forward: the model's forward pass, perhaps compiled.
+        options: ``train.*``.
+        device: where the model is.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        criterion: Criterion,
+        forward: Callable[..., object],
+        options: LoopOptions,
+        device: torch.device,
+    ) -> None:
+        self.learner = learner
+        self.criterion = criterion
+        self.forward = forward
+        self.options = options
+        self.device = device
+        self.parameters = [p for p in learner.model.parameters() if p.requires_grad]
+        self.skipped_in_a_row = 0
+
+    def autocast(self) -> torch.autocast:
+        """The number format of a forward pass."""
+        dtype = AUTOCAST.get(self.options.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def __call__(self, batches: Sequence[Batch], lr: float) -> UpdateResult:
+        """Update the model with the mean loss per target token of all batches together.
+
+        Raises:
+            TrainingError: the loss is not finite, or memory ran out; names the update and the sentences or shape.
+        """
+        num_tokens = sum(batch.num_tokens for batch in batches)
+        sums: dict[str, Tensor] = {}
+        figures: dict[str, Tensor] = {}
+        for batch in batches:
+            try:
+                output = self._backward(batch.to(self.device), num_tokens)
+            except RuntimeError as error:
+                raise self._explain(error, batch) from error
+            for name, value in output[0].items():
+                sums[name] = sums[name] + value if name in sums else value
+            figures.update(output[1])
+        self.learner.scaler.unscale_(self.learner.optimizer)
+        limit = self.options.clip_norm or math.inf
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        skipped = not math.isfinite(grad_norm)
+        if skipped:
+            self._count_skipped(batches, sums)
+        for group in self.learner.optimizer.param_groups:
+            group["lr"] = lr
+        self.learner.scaler.step(self.learner.optimizer)  # itself leaves the step out where gradients overflowed
+        self.learner.scaler.update()
+        self.learner.optimizer.zero_grad(set_to_none=True)
+        if not skipped:
+            self.skipped_in_a_row = 0
+            self.learner.average.update(self.learner.progress.update + 1)
+        padded = sum(batch.target.numel() for batch in batches)
+        return UpdateResult(sums, figures, num_tokens, padded, grad_norm, skipped)
+
+    def _backward(self, batch: Batch, num_tokens: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        with self.autocast():
+            output = self.criterion(self.learner.model, batch, self.forward)
+        self.learner.scaler.scale(output.loss / num_tokens).backward()
+        return output.sums, output.figures
+
+    def _count_skipped(self, batches: Sequence[Batch], sums: dict[str, Tensor]) -> None:
+        """Overflow is part of training with loss scaling, within bounds; otherwise it ends the run."""
+        self.learner.progress.skipped += 1
+        self.skipped_in_a_row += 1
+        scaling = self.learner.scaler.is_enabled()
+        if scaling and self.skipped_in_a_row <= self.options.max_skipped:
+            return
+        ids = [i for batch in batches for i in batch.ids]
+        listed = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        loss = float(sums["loss"]) / max(1, sum(b.num_tokens for b in batches)) if "loss" in sums else math.nan
+        what = f"{self.skipped_in_a_row} updates in a row with" if scaling else "a"
+        raise TrainingError(
+            f"{what} non-finite gradient at update {self.learner.progress.update + 1} "
+            f"(epoch {self.learner.progress.epoch}), loss {loss:.4g}, training sentences {listed}; "
+            "lower optimizer.lr or train.clip_norm, lengthen schedule.warmup_updates, "
+            "or use train.precision=bf16 or fp32"
+        )
+
+    def _explain(self, error: RuntimeError, batch: Batch) -> Exception:
+        text = str(error)
+        if "out of memory" not in text and "allocate memory" not in text:
+            return error
+        bsz, src_len = batch.src_tokens.shape
+        return TrainingError(
+            f"out of memory at update {self.learner.progress.update + 1} with a batch of {bsz} sentences, "
+            f"source length {src_len}, target length {batch.target.size(1)}; lower batch.max_tokens (and raise "
+            "train.accumulate to keep the updates as large)"
+        )

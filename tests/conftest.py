@@ -1,0 +1,146 @@
+"""What all tests share: discovered components, one thread, small models, a corpus of digits, and training on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from hypothesis import settings
+
+from nmt.config import compose, parse_options
+from nmt.data.prepare import PreprocessOptions, prepare_corpus
+from nmt.models.encoder_decoder import EncoderDecoder, build_model
+from nmt.registry import discover
+from nmt.training.options import TrainOptions
+from nmt.training.trainer import Trainer
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
+torch.set_num_threads(1)
+discover()
+
+# The same examples every time, so that a failure is a change's doing; `make fuzz` looks for new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("random", derandomize=False, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+Corpora: TypeAlias = Callable[..., Path]
+Train: TypeAlias = Callable[..., Trainer]
+Models: TypeAlias = Callable[..., EncoderDecoder]
+
+SMALL_MODEL = [
+    "model=tiny",
+    *(
+        f"model.{side}.{key}"
+        for side in ("encoder", "decoder")
+        for key in ("embed_dim=16", "ffn_dim=24", "num_heads=2")
+    ),
+    "model.embedding.max_positions=64",
+]
+SHORT_TRAINING = [
+    *SMALL_MODEL,
+    "batch.max_length=32",
+    "batch.max_tokens=128",
+    "train.log_every=1",
+    "validate.metric=loss",
+    "validate.translate=false",
+    "optimizer.lr=1e-3",
+    "schedule.warmup_updates=4",
+    "train.ema=0",
+    "device=cpu",
+]
+
+
+@cache
+def model_node(overrides: tuple[str, ...]) -> Any:
+    """The node ``model`` of a small model; composing takes longer than building."""
+    return compose("train", [*SMALL_MODEL, *overrides]).model
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Models:
+    """``make_model(*overrides, dtype=, joint=)``: a model 16 wide with 2 + 2 layers over 25 words."""
+
+    def make(*overrides: str, dtype: torch.dtype = torch.float32, joint: bool = True) -> EncoderDecoder:
+        torch.manual_seed(1)
+        return build_model(model_node(overrides), source_size=25, target_size=25, joint=joint).to(dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpora:
+    """``make_corpus(train=200, target=sorted, ...)``: rows of digits and what becomes of them, prepared."""
+
+    def make(
+        train: int = 200,
+        *,
+        target: Callable[[Sequence[str]], Sequence[str]] = list,
+        length: tuple[int, int] = (2, 8),
+        seed: int = 1,
+        **options: Any,
+    ) -> Path:
+        folder = tmp_path_factory.mktemp("digits")
+        rng = random.Random(seed)
+        for name, size in {"train": train, "valid": 20, "test": 40}.items():
+            rows = [rng.choices("0123456789", k=rng.randint(*length)) for _ in range(size)]
+            for language, lines in (("in", rows), ("out", [target(row) for row in rows])):
+                text = "".join(" ".join(line) + "\n" for line in lines)
+                (folder / f"{name}.{language}").write_text(text, encoding="utf-8")
+        texts = {name: str(folder / name) for name in ("train", "valid", "test")}
+        values = {"source": "in", "target": "out", "vocab_size": 25, "out": str(folder / "corpus"), **texts, **options}
+        prepare_corpus(parse_options(PreprocessOptions, compose("preprocess", [f"{k}={v}" for k, v in values.items()])))
+        return folder / "corpus"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits(make_corpus: Corpora) -> Path:
+    """A corpus of 200 rows of digits to copy; read only."""
+    return make_corpus()
+
+
+@pytest.fixture(scope="session")
+def make_trainer(digits: Path) -> Train:
+    """``make_trainer(*overrides)``: a trainer of a small model on the digits."""
+
+    def make(*overrides: str) -> Trainer:
+        config = compose("train", [*SHORT_TRAINING, f"corpus={digits}", *overrides])
+        return Trainer(parse_options(TrainOptions, config), config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train(make_trainer: Train) -> Train:
+    """``train(*overrides)``: the same, trained to its end."""
+
+    def run(*overrides: str) -> Trainer:
+        trainer = make_trainer(*overrides)
+        trainer.fit()
+        return trainer
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def read_metrics() -> Callable[..., list[dict[str, Any]]]:
+    """``read_metrics(run, event="train")``: lines of a run's ``metrics.jsonl``."""
+
+    def read(run: Path, event: str = "train") -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+    return read

@@ -1,0 +1,214 @@
+"""What all commands share: messages in one line, no litter, help, Hydra's options. Most run in this process."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from omegaconf import OmegaConf
+
+from nmt.config import ConfigError
+
+ROOT = Path(__file__).parents[3]
+
+
+class Done(NamedTuple):
+    code: object
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Done]:
+    """``cli("train", "run=x")``: the command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command: str, *arguments: str, full_error: str = "") -> Done:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", full_error)
+        monkeypatch.setattr(sys, "argv", [f"nmt-{command}", *arguments])
+        code: object = 0
+        try:
+            importlib.import_module(f"nmt.commands.{command}").main()
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            assert Path.cwd() == tmp_path
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def process(cwd: Path, command: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"nmt.commands.{command}", *arguments],
+        capture_output=True, text=True, cwd=cwd, check=False, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+GIVEN = ["corpus={digits}", "run=r", "train.max_updates=1", "validate.metric=loss", "validate.translate=false"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("train", [], "corpus is required: give corpus=VALUE"),
+        ("train", ["corpus=nowhere", "run=r", "train.max_updates=1"], "nowhere"),
+        ("train", ["train.max_update=3"], "unknown key train.max_update; valid keys here: accumulate, "),
+        ("train", ["train.max_updates=many"], "train.max_updates: Value 'many' of type 'str' could not be converted"),
+        ("train", ["seed=-1", "corpus=a", "run=b"], "seed=-1 is out of range: it must be at least 0"),
+        ("train", ["model=tny"], "model=tny: no such preset; valid options: base, big, deep_shallow, "),
+        ("train", ["corpus"], "corpus: not an option; options are given as KEY=VALUE"),
+        ("train", ["corpus=a=b"], """corpus=a=b: not a plain value; as a text it needs quotes of its own: 'corpus="""),
+        ("train", ["corpus=größe"], """needs quotes of its own: 'corpus="größe"'"""),
+        ("train", ["corpus=it's"], """needs quotes of its own: 'corpus="it'\\''s"'"""),
+        ("train", ["corpus=a,b"], "as a list brackets: corpus=[a,b], for a sweep --multirun"),
+        ("train", ["--mulitrun"], "--mulitrun: no such option; options are given as KEY=VALUE (did you mean '--multi"),
+        ("train", ["optimizer.lr=nan", *GIVEN], "optimizer.lr=nan is out of range: it must be a finite number"),
+        ("train", ["corpus={digits}", "run=/proc/x/y", "train.max_updates=1"], "run=/proc/x/y: cannot be written ("),
+        ("train", ["corpus={digits}", "run={digits}/corpus.json", "train.max_updates=1"], "json is not a folder"),
+        ("train", [*GIVEN, "plugins=[a/b.py]"], "plugins: 'a/b.py' is a path; give the name of an importable module"),
+        ("train", [*GIVEN, "model.norm.name=layernorm"], "model.norm.name='layernorm' is not a registered norm; valid"),
+        ("train", [*GIVEN, "criterion=mse"], "criterion.name='mse' is not a registered criterion; valid options: "),
+        ("train", [*GIVEN, "model.norm.epsilon=1"], "unknown key model.norm.epsilon; valid keys here: eps (did you"),
+        (
+            "train",
+            ["-m", "seed=1,2", "corpus=a", "run=b"],
+            "give train.max_updates, train.max_epochs or train.patience",
+        ),
+        ("average", ["checkpoint=nowhere", "out=o"], "checkpoint=nowhere: no such folder; give a run or a checkpoint"),
+        ("average", ["checkpoint=[]", "out=o"], "checkpoint=[]: give a run or a list of checkpoint folders"),
+        ("components", ["slot=norms"], "slot=norms: no such slot; valid options: criterion, "),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    command: str, arguments: list[str], message: str, cli, digits: Path, tmp_path: Path
+) -> None:
+    done = cli(command, *(argument.format(digits=digits) for argument in arguments))
+    assert done.code == 1
+    assert done.err.startswith(f"nmt-{command}: error: ")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_traceback_on_demand(cli) -> None:
+    with pytest.raises(ConfigError, match=r"^unknown key train\.max_update;"):
+        cli("train", "train.max_update=3", full_error="1")
+
+
+def test_process_reports_alike(tmp_path: Path) -> None:
+    short = process(tmp_path, "train", "train.max_update=3")
+    assert (short.returncode, short.stdout, short.stderr.count("\n")) == (1, "", 1)
+    long = process(tmp_path, "train", "train.max_update=3", HYDRA_FULL_ERROR="1")
+    assert long.returncode == 1
+    assert "Traceback (most recent call last)" in long.stderr
+    assert "unknown key train.max_update" in long.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["preprocess", "train", "generate", "score", "average", "components"])
+def test_help_shows_every_key_with_its_meaning(command: str, cli) -> None:
+    done = cli(command, "--help")
+    assert done.code == 0
+    assert done.out.startswith(f"Usage: nmt-{command} key=value ...\n")
+    assert (ROOT / "conf" / f"{command}.yaml").read_text(encoding="utf-8").rstrip() in done.out
+    assert "--multirun" in done.out
+    if command == "train":
+        assert "# model=NAME, one of: base, big, deep_shallow, iwslt, small, tiny" in done.out
+
+
+def test_cfg_job_prints_the_configuration(cli, tmp_path: Path) -> None:
+    done = cli("train", "corpus=a", "run=b", "model=tiny", "train.max_updates=7", "optimizer=adamw", "--cfg", "job")
+    config = OmegaConf.create(done.out)
+    assert (config.corpus, config.train.max_updates, config.optimizer.name) == ("a", 7, "adamw")
+    assert config.model.encoder.layers == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_presets(cli, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "criterion").mkdir(parents=True)
+    (tmp_path / "mine" / "criterion" / "smooth.yaml").write_text("name: cross_entropy\nlabel_smoothing: 0.3\n")
+    done = cli("train", "--config-dir", str(tmp_path / "mine"), "criterion=smooth", "--cfg", "job")
+    assert OmegaConf.create(done.out).criterion == {"name": "cross_entropy", "label_smoothing": 0.3}
+
+
+def test_shell_completion(cli) -> None:
+    done = cli("train", "--shell-completion", "install=bash")
+    assert done.code == 0
+    assert "complete" in done.out
+
+
+def test_sweep_over_seeds(cli, digits: Path, tmp_path: Path, read_metrics) -> None:
+    small = ["model=tiny", "batch.max_tokens=128", "train.log_every=1"]
+    given = [argument.format(digits=digits).replace("run=r", "run=runs/s${seed}") for argument in GIVEN]
+    done = cli("train", "--multirun", "seed=1,2", *small, *given)
+    assert done.code == 0, done.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]
+    losses = [read_metrics(tmp_path / "runs" / name)[0]["loss"] for name in ("s1", "s2")]
+    assert losses[0] != losses[1]
+
+
+def test_scratch_folder_is_removed(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    cli("components", "slot=norm")
+    cli("components", "slot=norms")
+    assert list(scratch.iterdir()) == []
+
+
+def test_components(cli) -> None:
+    done = cli("components", "slot=norm")
+    assert done.out.startswith("norm   (model.norm.name=...)\n  layer_norm: Zero mean and unit variance")
+    everything = cli("components").out
+    assert done.out.strip() in everything
+    assert "  cross_entropy: " in everything
+    assert "arXiv:1706.03762" in everything
+
+
+def test_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nmt.commands.components"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stderr is not None
+        started.stdout.close()
+        assert started.stderr.read() == ""
+    assert started.returncode == 1
+
+
+def test_quotes_make_any_text_a_value(cli) -> None:
+    done = cli("train", """corpus="größe, it's a=b (1)\"""", "run=r", "--cfg", "job")
+    assert OmegaConf.create(done.out).corpus == "größe, it's a=b (1)"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_without_a_trace(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    """The half-written output goes, and nothing is said."""
+    given = [f"checkpoint={ROOT}/tests/golden/checkpoint", "input=-", "output=out", "threads=1"]
+    command = [sys.executable, "-m", "nmt.commands.generate", *given]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # background jobs of a shell ignore SIGINT
+    ) as started:
+        for _ in range(1200):
+            if list(tmp_path.iterdir()) or started.poll() is not None:
+                break
+            time.sleep(0.05)
+        started.send_signal(number)
+        assert started.stderr is not None
+        assert started.stderr.read() == ""
+    assert started.returncode == code
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nmt.data.plan import cut, order_by_length, padding_share, plan_batches, split_to_multiple
+
+LENGTHS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=80)
+
+
+def as_lists(batches):
+    return [batch.tolist() for batch in batches]
+
+
+def test_plan_by_hand():
+    # With eos the longer sides are 3, 6, 3, 2, 6: sorted, 3 + 3 + 2 of them fit into 9 cells, then 6 each.
+    source = np.array([2, 5, 1, 1, 4])
+    target = np.array([1, 5, 2, 0, 5])
+    batches = plan_batches(source, target, max_tokens=9)
+    assert as_lists(batches) == [[3, 0, 2], [4], [1]]
+    assert as_lists(plan_batches(source, target, max_tokens=12)) == [[3, 0, 2], [4, 1]]
+    assert as_lists(plan_batches(source, target, max_tokens=12, max_sentences=2)) == [[3, 0], [2, 4], [1]]
+
+
+def test_plan_of_sources_alone():
+    assert as_lists(plan_batches([3, 1, 3, 0], max_tokens=8)) == [[3, 1], [0, 2]]
+
+
+def test_nothing_to_plan():
+    assert plan_batches([], max_tokens=8) == []
+
+
+def test_a_sentence_beyond_the_budget_is_alone():
+    assert as_lists(plan_batches([50, 1, 1], max_tokens=10)) == [[1, 2], [0]]
+
+
+def test_order_runs_up_and_down():
+    # Longer side 2: by target minus source upwards; longer side 3: downwards.
+    source = np.array([2, 2, 1, 3, 3, 1])
+    target = np.array([1, 2, 2, 1, 3, 3])
+    assert order_by_length(source, target).tolist() == [0, 1, 2, 5, 4, 3]
+
+
+def test_ties_are_shuffled_by_the_generator_only():
+    same = np.full(50, 4)
+    assert order_by_length(same, same).tolist() == list(range(50))
+    first, again, other = (order_by_length(same, same, np.random.default_rng(s)).tolist() for s in (1, 1, 2))
+    assert first == again != other
+    assert sorted(first) == list(range(50))
+
+
+def test_cut_follows_the_order_given():
+    longest = np.array([2, 9, 2, 2])
+    assert as_lists(cut(np.array([0, 2, 1, 3]), longest, max_tokens=6, max_sentences=None)) == [[0, 2], [1], [3]]
+
+
+def test_padding_share_by_hand():
+    # With eos: sources 3 and 5, targets 2 and 2: cells 2 x 5 + 2 x 2 = 14, tokens 8 + 4 = 12.
+    share = padding_share([np.array([0, 1])], np.array([2, 4]), np.array([1, 1]))
+    assert share == pytest.approx(2 / 14)
+    assert padding_share([], np.array([2]), np.array([1])) == 0.0
+
+
+@given(lengths=LENGTHS, max_tokens=st.integers(1, 120), max_sentences=st.none() | st.integers(1, 9))
+def test_every_sentence_once_and_within_budget(lengths, max_tokens, max_sentences):
+    source, target = np.array(lengths).T
+    batches = plan_batches(source, target, max_tokens=max_tokens, max_sentences=max_sentences)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(source[batch].max(), target[batch].max()) + 1
+        assert len(batch) * longest <= max_tokens or len(batch) == 1
+        assert max_sentences is None or len(batch) <= max_sentences
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), world=st.integers(1, 6))
+def test_splitting_keeps_every_sentence_and_gives_a_multiple(sizes, world):
+    batches = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    needed = -(-len(sizes) // world) * world
+    if sum(sizes) < needed:
+        with pytest.raises(ValueError, match=f"too few for {world} processes"):
+            split_to_multiple(batches, world)
+        return
+    split = split_to_multiple(batches, world)
+    assert len(split) == needed
+    assert np.concatenate(split).tolist() == list(range(sum(sizes)))
+    assert all(len(batch) for batch in split)
+
+
+def test_the_largest_batch_is_halved():
+    split = split_to_multiple([np.arange(2), np.arange(5), np.arange(1)], 4)
+    assert [len(batch) for batch in split] == [2, 2, 3, 1]

@@ -1,0 +1,93 @@
+import gzip
+import hashlib
+import lzma
+
+import pytest
+
+from nmt.config import ConfigError, DataError
+from nmt.data.reader import ParallelText, TextFile, find_text
+
+TEXT = "eins\nzwei\u2028noch zwei\x85\x0b\x0c\x1c und zwei\n\n  vier \u00a0\n"
+LINES = ["eins", "zwei\u2028noch zwei\x85\x0b\x0c\x1c und zwei", "", "  vier \u00a0"]
+
+
+def read(path):
+    with TextFile(path) as text:
+        return list(text)
+
+
+@pytest.mark.parametrize(("suffix", "opener"), [("", open), (".gz", gzip.open), (".xz", lzma.open)])
+def test_only_line_feeds_end_lines(tmp_path, suffix, opener):
+    path = tmp_path / f"a.de{suffix}"
+    with opener(path, "wb") as stream:
+        stream.write(TEXT.encode())
+    assert find_text(tmp_path / "a", "de") == path
+    with TextFile(path) as text:
+        assert list(text) == LINES
+        assert text.lines == 4
+        assert text.digest.hexdigest() == hashlib.sha256(TEXT.encode()).hexdigest()
+        assert text.position == text.size == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", []),
+        (b"\n", [""]),
+        (b"a", ["a"]),
+        (b"a\nb", ["a", "b"]),
+        (b"a\r\nb\r\n", ["a", "b"]),
+        (b"a\rb\n", ["a\rb"]),
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", ["a", "\ufeffb"]),
+    ],
+)
+def test_line_ends_and_byte_order_mark(tmp_path, content, lines):
+    path = tmp_path / "a.de"
+    path.write_bytes(content)
+    assert read(path) == lines
+
+
+def test_invalid_utf8_names_file_and_line(tmp_path):
+    path = tmp_path / "a.de"
+    path.write_bytes(b"gut\nauch gut\nk\xf6nnen\n")
+    with pytest.raises(DataError, match=r"a\.de:3: not UTF-8 \(byte 0xf6 at column 2\)"):
+        read(path)
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".gz", gzip), (".xz", lzma)])
+@pytest.mark.parametrize("damage", ["truncated", "foreign"])
+def test_damaged_compression_names_the_file(tmp_path, suffix, module, damage):
+    path = tmp_path / f"a.de{suffix}"
+    content = module.compress(b"".join(b"line %d\n" % i for i in range(5000)))
+    path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"plain text\n")
+    with pytest.raises(DataError, match=rf"a\.de\{suffix}: damaged or truncated after line \d+"):
+        read(path)
+
+
+def test_plain_comes_before_compressed(tmp_path):
+    (tmp_path / "a.de.gz").write_bytes(gzip.compress(b"x\n"))
+    assert find_text(tmp_path / "a", "de").name == "a.de.gz"
+    (tmp_path / "a.de").write_bytes(b"x\n")
+    assert find_text(tmp_path / "a", "de").name == "a.de"
+
+
+def test_a_missing_text_says_what_was_looked_for(tmp_path):
+    with pytest.raises(ConfigError, match=r"no such file: .*none\.de \(nor the same with \.gz or \.xz\)"):
+        find_text(tmp_path / "none", "de")
+
+
+def test_parallel_lines_are_read_in_step(tmp_path, write):
+    write(tmp_path / "a", ["one", "two", ""], ["eins", "", "drei"])
+    with ParallelText(tmp_path / "a.en", tmp_path / "a.de") as text:
+        assert list(text) == [("one", "eins"), ("two", ""), ("", "drei")]
+        assert text.position == text.size == len("one\ntwo\n\n") + len("eins\n\ndrei\n")
+
+
+@pytest.mark.parametrize(("source", "target"), [(7, 3), (3, 7), (0, 1), (4, 3)])
+def test_unequal_files_are_refused_with_both_counts(tmp_path, write, source, target):
+    write(tmp_path / "a", ["x"] * source, ["y"] * target)
+    with (
+        ParallelText(tmp_path / "a.en", tmp_path / "a.de") as text,
+        pytest.raises(DataError, match=rf"a\.en has {source} lines but .*a\.de has {target}:"),
+    ):
+        list(text)

@@ -1,0 +1,248 @@
+"""nmt-generate with a trained model: files, pipes, corpora, formats, several processes."""
+
+import gzip
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nmt
+from nmt.config import ConfigError, DataError, compose, parse_options
+from nmt.data.corpus import Corpus
+from nmt.generation.generate import Summary, generate
+from nmt.generation.options import GenerateOptions
+from nmt.generation.translator import Translator
+from nmt.text.scoring import bleu, chrf
+
+COMMAND = [sys.executable, "-m", "nmt.commands.generate"]
+
+
+@pytest.fixture(scope="session")
+def run_folder(train: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned a little: its translations differ from line to line and repeat few tokens."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    train(f"run={folder}", "train.max_epochs=3", "optimizer.lr=0.01")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def translator(run_folder: Path) -> Translator:
+    return nmt.load(run_folder)
+
+
+@pytest.fixture
+def run(run_folder: Path, tmp_path: Path) -> Callable[..., tuple[Summary, list[str]]]:
+    """``run("search.beam=2", lines=[...])``: what was done and the lines that were written."""
+
+    def go(*overrides: str, lines: list[str] | None = None) -> tuple[Summary, list[str]]:
+        given = [] if lines is None else [f"input={tmp_path}/in"]
+        (tmp_path / "in").write_bytes("".join(f"{line}\n" for line in lines or []).encode())
+        node = compose(
+            "generate", [f"checkpoint={run_folder}", f"output={tmp_path}/out", "device=cpu", *given, *overrides]
+        )
+        summary = generate(parse_options(GenerateOptions, node))
+        return summary, (tmp_path / "out").read_text(encoding="utf-8").split("\n")[:-1]
+
+    return go
+
+
+LINES = ["1 2 3", "", "9 8 7 6 5", " ", "4", "3 3 3 3 3 3 3", "5 6"]
+
+
+def test_a_line_out_for_every_line_in(run: Any, translator: Translator) -> None:
+    summary, out = run(lines=LINES)
+    assert out == translator.translate(LINES)
+    assert [bool(line) for line in out] == [bool(line.strip()) for line in LINES]
+    assert (summary.num_lines, summary.scores) == (len(LINES), [])
+    assert len(set(out)) > 4, "the model says the same to everything: the test shows nothing"
+
+
+@pytest.mark.parametrize("size", ["buffer=1", "buffer=3", "batch.max_sentences=1", "batch.max_tokens=8"])
+@pytest.mark.parametrize("beam", [1, 4])
+def test_batches_and_buffers_change_nothing(run: Any, size: str, beam: int) -> None:
+    assert run(f"search.beam={beam}", size, lines=LINES)[1] == run(f"search.beam={beam}", lines=LINES)[1]
+
+
+def test_no_lines(run: Any) -> None:
+    assert run(lines=[])[1] == []
+
+
+def test_compressed_files(run: Any, tmp_path: Path, translator: Translator) -> None:
+    (tmp_path / "text.gz").write_bytes(gzip.compress(b"1 2 3\n4\n"))
+    assert run(f"input={tmp_path}/text.gz")[1] == translator.translate(["1 2 3", "4"])
+
+
+def test_nbest_as_text_has_n_lines_each(run: Any, translator: Translator) -> None:
+    _, out = run("search.nbest=3", lines=LINES)
+    assert len(out) == 3 * len(LINES)
+    assert out[::3] == translator.translate(LINES)
+    assert out[3:6] == ["", "", ""]
+
+
+def test_jsonl(run: Any, translator: Translator) -> None:
+    _, out = run("format=jsonl", "search.nbest=2", "token_scores=true", lines=LINES)
+    rows = [json.loads(line) for line in out]
+    assert [row["line"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["source"] for row in rows] == LINES
+    assert [row["hypotheses"][0]["text"] for row in rows] == translator.translate(LINES)
+    for row in rows:
+        for h in row["hypotheses"]:
+            assert "".join(h["pieces"]).replace("▁", " ").strip() == h["text"]
+            assert sum(h["token_logprobs"]) == pytest.approx(h["logprob"], abs=1e-4)
+            assert h["score"] == pytest.approx(h["logprob"] / max(len(h["token_logprobs"]), 1))
+
+
+def test_forced_scores_agree_with_search(run: Any, tmp_path: Path, translator: Translator) -> None:
+    _, out = run("format=jsonl", lines=LINES)
+    best = [json.loads(line)["hypotheses"][0] for line in out]
+    (tmp_path / "targets").write_text("".join(h["text"] + "\n" for h in best))
+    _, scores = run(f"score_target={tmp_path}/targets", lines=LINES)
+    assert [float(s) for s in scores] == pytest.approx([h["score"] for h in best], abs=1e-4)
+    assert translator.score(LINES, [h["text"] for h in best]) == pytest.approx([h["score"] for h in best], abs=1e-4)
+    _, rows = run(f"score_target={tmp_path}/targets", "format=jsonl", lines=LINES)
+    assert [json.loads(row)["hypotheses"][0]["text"] for row in rows] == [h["text"] for h in best]
+
+
+def test_prefixes(run: Any, tmp_path: Path) -> None:
+    prefixes = ["7", "", "8 8", "", "", "1 1 1", ""]
+    (tmp_path / "prefix").write_text("".join(f"{p}\n" for p in prefixes))
+    _, out = run(f"prefix={tmp_path}/prefix", lines=LINES)
+    assert all(line.startswith(prefix) for line, prefix, source in zip(out, prefixes, LINES) if source.strip())
+
+
+def test_corpus_split_is_scored(
+    run: Any, digits: Path, translator: Translator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = Corpus.open(digits).split("test")
+    summary, out = run(f"corpus={digits}")
+    assert out == translator.translate(split.source_texts())
+    expected = [str(bleu(out, split.target_texts())), str(chrf(out, split.target_texts()))]
+    assert summary.scores == expected
+    assert capsys.readouterr().out.splitlines() == expected
+    with pytest.raises(ConfigError, match=r"split=tset: .*did you mean 'test'"):
+        run(f"corpus={digits}", "split=tset")
+
+
+def test_scores_do_not_mix_with_translations(
+    run_folder: Path, digits: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    node = compose("generate", [f"checkpoint={run_folder}", f"corpus={digits}", "split=valid", "device=cpu"])
+    generate(parse_options(GenerateOptions, node))
+    captured = capfdbinary.readouterr()
+    assert captured.out.count(b"\n") == 20
+    assert captured.err.startswith(b"BLEU = ")
+
+
+def test_sampling_does_not_depend_on_the_buffer(run: Any) -> None:
+    options = ["search.sampling=random", "search.nbest=2", "search.temperature=2"]
+    together = run(*options, lines=LINES)[1]
+    assert run(*options, "buffer=2", "batch.max_sentences=1", lines=LINES)[1] == together
+    assert run(*options, "search.seed=3", lines=LINES)[1] != together
+
+
+def test_long_lines_are_cut_with_a_warning(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    long = " ".join("123456789" * 20)
+    with caplog.at_level(logging.WARNING):
+        _, out = run("buffer=1", "search.beam=1", lines=["1", long])
+    assert len(out) == 2
+    assert out[1]
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
+        "line 2 has 180 tokens; only the first 63, the model's limit, are translated"
+    ]
+
+
+def test_damaged_input_leaves_no_output(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"1 2\n\xff\n")
+    with pytest.raises(DataError, match="bad:2: not UTF-8"):
+        run(f"input={tmp_path}/bad")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ensembles(run: Any, run_folder: Path, translator: Translator) -> None:
+    _, out = run(f"checkpoint=[{run_folder},{run_folder}]", lines=LINES)
+    assert out == translator.translate(LINES)
+
+
+def test_an_ensemble_needs_one_vocabulary(
+    run: Any, run_folder: Path, make_corpus: Any, train: Any, tmp_path: Path
+) -> None:
+    other = make_corpus(train=60, vocab_size=20)
+    train(f"corpus={other}", f"run={tmp_path}/other", "train.max_updates=1")
+    with pytest.raises(ConfigError, match=rf"one vocabulary, but {tmp_path}/other has another than {run_folder}"):
+        run(f"checkpoint=[{run_folder},{tmp_path}/other]", lines=["1"])
+
+
+def test_python_interface(translator: Translator) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key search.bean"):
+        translator.translate(["1"], bean=3)
+    with pytest.raises(ConfigError, match="2 sources but 1 targets"):
+        translator.score(["1", "2"], ["1"])
+    with pytest.raises(ConfigError, match=r"lines must be a list of lines, not one text: \['1 2'\]"):
+        translator.translate("1 2")
+    with pytest.raises(ConfigError, match="1 lines but 2 prefixes"):
+        translator.translate(["1"], prefixes=["1", "2"])
+    with pytest.raises(ConfigError, match=r"device=gpu: valid options: auto, cpu, cuda"):
+        nmt.load("x", device="gpu")
+    greedy = translator.translate(LINES, beam=1, no_repeat_ngram=1)
+    assert all(len(set(line.split())) == len(line.split()) for line in greedy)
+
+
+def test_half_precision(run: Any) -> None:
+    _, out = run("precision=bf16", "search.beam=2", lines=LINES)
+    assert [bool(line) for line in out] == [bool(line.strip()) for line in LINES]
+
+
+def test_a_pipe_answers_line_by_line(run_folder: Path, translator: Translator) -> None:
+    arguments = [f"checkpoint={run_folder}", "input=-", "buffer=1", "device=cpu", "threads=1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*COMMAND, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in ("1 2 3", "", "9 8 7"):
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == f"{translator.translate([line])[0]}\n"
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0, process.stderr.read()
+
+
+def test_importing_is_instant_and_lean() -> None:
+    heavy = "('torch', 'sacrebleu', 'sentencepiece', 'tqdm')"
+    code = f"import sys, nmt, nmt.commands.generate; print(*[m for m in {heavy} if m in sys.modules])"
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert time.monotonic() - started < 20  # a generous bound for a busy machine; about 0.3 s alone
+
+
+def test_two_processes_merge_in_order(run_folder: Path, tmp_path: Path, translator: Translator) -> None:
+    (tmp_path / "in").write_text("".join(f"{line}\n" for line in LINES))
+    arguments = [f"checkpoint={run_folder}", f"input={tmp_path}/in", f"output={tmp_path}/out", "buffer=3", "device=cpu"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # what torchrun sets
+    processes = [
+        subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, env={**os.environ, **group, "RANK": str(rank)})
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    assert (tmp_path / "out").read_text().split("\n")[:-1] == translator.translate(LINES)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_translates_alike(run: Any) -> None:
+    assert run("device=cuda", lines=LINES)[1] == run("device=cpu", lines=LINES)[1]

@@ -1,0 +1,80 @@
+"""Averages of checkpoints: the mean by hand, and what cannot be averaged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from nmt.config import ConfigError, DataError
+from nmt.training.average import average_checkpoints, average_tensors
+from nmt.training.checkpoint import load_model
+
+MODEL = "model.safetensors"
+
+
+def test_mean_of_the_newest(run: Path, tmp_path: Path) -> None:
+    folders = average_checkpoints([str(run)], 2, str(tmp_path / "out"))
+    assert [f.name for f in folders] == ["update-00000009", "update-00000012"]
+    a, b = (load_file(run / "checkpoints" / f.name / MODEL) for f in folders)
+    got = load_file(tmp_path / "out" / MODEL)
+    assert got.keys() == a.keys()
+    for name, tensor in got.items():
+        assert_close(tensor, ((a[name].double() + b[name].double()) / 2).float(), rtol=0, atol=0)
+    loaded = load_model(tmp_path / "out")
+    assert loaded.config.checkpoint.average_of == ["update-00000009", "update-00000012"]
+
+
+def test_without_a_number_all_of_the_run(run: Path, tmp_path: Path) -> None:
+    numbered = sorted(p.name for p in (run / "checkpoints").glob("update-*"))
+    assert [f.name for f in average_checkpoints([str(run)], None, str(tmp_path / "out"))] == numbered
+
+
+def test_a_list_of_checkpoints(run: Path, tmp_path: Path) -> None:
+    paths = [run / "checkpoints" / name for name in ("last", "update-00000009", "last")]
+    average_checkpoints([str(p) for p in paths], None, str(tmp_path / "out"))
+    a, b = load_file(paths[0] / MODEL), load_file(paths[1] / MODEL)
+    name = "encoder.norm.weight"
+    assert_close(load_file(tmp_path / "out" / MODEL)[name], (2 * a[name] + b[name]) / 3)
+
+
+def test_whole_numbers_come_from_the_last_and_dtypes_stay(tmp_path: Path) -> None:
+    for number, folder in ((1, tmp_path / "a"), (4, tmp_path / "b")):
+        folder.mkdir()
+        save_file(
+            {"half": torch.tensor([number], dtype=torch.float16), "count": torch.tensor([number])}, folder / MODEL
+        )
+    got = average_tensors([tmp_path / "a", tmp_path / "b"])
+    assert got == {"half": torch.tensor([2.5], dtype=torch.float16), "count": torch.tensor([4])}
+    assert got["half"].dtype == torch.float16
+
+
+def test_refusals(run: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^last=9: .* has 3 numbered checkpoints \(checkpoints\.keep_last says"):
+        average_checkpoints([str(run)], 9, str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"^last= is for a single run"):
+        average_checkpoints([str(run), str(checkpoint)], 2, str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"^out=.* exists; choose another folder"):
+        average_checkpoints([str(run)], 2, str(tmp_path))
+    with pytest.raises(ConfigError, match="no such folder"):
+        average_checkpoints([str(tmp_path / "none")], None, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_models_do_not_fit(run: Path, checkpoint: Path, tmp_path: Path) -> None:
+    last = str(run / "checkpoints" / "last")
+    tensors = load_file(checkpoint / MODEL)
+    save_file({**tensors, "encoder.norm.weight": torch.zeros(3)}, checkpoint / MODEL)
+    with pytest.raises(DataError, match=r"another model than .*: their tensors differ"):
+        average_checkpoints([last, str(checkpoint)], None, str(tmp_path / "out"))
+    shutil.copy(Path(last) / MODEL, checkpoint / MODEL)
+    config = OmegaConf.load(checkpoint / "config.yaml")
+    config.checkpoint.vocabulary = "0" * 64
+    OmegaConf.save(config, checkpoint / "config.yaml")
+    with pytest.raises(DataError, match="was made with another vocabulary than"):
+        average_checkpoints([str(checkpoint), last], None, str(tmp_path / "out"))

@@ -1,0 +1,142 @@
+"""The folder of a run: whose configuration it is, its manifest, and which checkpoints stay."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from nmt.config import ConfigError, DataError
+from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest, flatten
+
+CONFIG = {"model": {"dropout": 0.1, "layers": 2}, "train": {"max_updates": 5}, "run": "x", "threads": 1}
+
+
+def adopt(folder: Path, *, extendable: bool = True, **changes: Any) -> None:
+    config = OmegaConf.create(CONFIG)
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value, force_add=True)
+    adopt_config(folder, config, extendable=extendable)
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+def test_same_configuration_goes_on_and_where_it_runs_does_not_matter(tmp_path: Path) -> None:
+    adopt(tmp_path / "run")
+    adopt(tmp_path / "run")
+    adopt(tmp_path / "run", threads=2, run="elsewhere", device="cpu")
+
+
+def test_the_end_may_move_unless_the_schedule_depends_on_it(tmp_path: Path) -> None:
+    adopt(tmp_path / "run", extendable=False)
+    adopt(tmp_path / "run", train__max_updates=9)
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml").train.max_updates == 9
+    with pytest.raises(ConfigError, match=r"\(train\.max_updates: 9 there, 12 now\)"):
+        adopt(tmp_path / "run", extendable=False, train__max_updates=12)
+
+
+def test_another_configuration_is_refused_with_every_difference(tmp_path: Path) -> None:
+    adopt(tmp_path / "run")
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError) as caught:
+        adopt(tmp_path / "run", model__dropout=0.3, model__new="y")
+    assert str(caught.value) == (
+        f"run={tmp_path / 'run'} exists with another configuration "
+        "(model.dropout: 0.1 there, 0.3 now; model.new: None there, y now); choose another run="
+    )
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match=r"exists, is not empty and is not a run \(no config\.yaml\)"):
+        adopt(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["letter.txt"]
+
+
+# --- manifest ---------------------------------------------------------------------------------------------------------
+
+
+def test_manifest_of_a_run(run: Path, digits: Path) -> None:
+    [entry] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert entry["python"] == platform.python_version()
+    assert entry["versions"]["torch"] == torch.__version__
+    assert entry["versions"]["nmt"]
+    assert (entry["device"], entry["threads"], entry["update"]) == ("cpu", 1, 0)
+    assert list(entry["corpora"]) == [str(digits)]
+    assert entry["parameters"] > 5000
+    assert {"time", "command", "platform", "git"} <= entry.keys()
+
+
+def test_manifest_grows_and_refuses_a_corpus_that_changed(tmp_path: Path) -> None:
+    append_manifest(tmp_path, corpora={"a": "1"}, update=0)
+    append_manifest(tmp_path, corpora={"a": "1"}, update=7)
+    with pytest.raises(ConfigError, match="corpus a has changed since the run began"):
+        append_manifest(tmp_path, corpora={"a": "2"}, update=9)
+    assert [entry["update"] for entry in json.loads((tmp_path / "manifest.json").read_text())] == [0, 7]
+
+
+@pytest.mark.parametrize("text", ["{", "[{}]", "[3]"])
+def test_damaged_manifest(text: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=r"manifest\.json: not the manifest of a run"):
+        append_manifest(tmp_path, corpora={"a": "1"})
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+NAMES = ("model.safetensors", "config.yaml", "training.safetensors", "training.json")
+
+
+def save(store: CheckpointStore, update: int, ranking: list[int]) -> None:
+    files: dict[str, Callable[[Path], object]] = {name: lambda path: path.write_text(str(update)) for name in NAMES}
+    store.save(update, files, [store.name(u) for u in ranking])
+
+
+def kept(store: CheckpointStore) -> list[int]:
+    return [int(path.name.removeprefix("update-")) for path in store.numbered()]
+
+
+def test_newest_and_best_stay_and_the_links_follow(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=2, keep_best=1)
+    best = {10: 10, 20: 20, 30: 20, 40: 20, 50: 50}
+    seen = []
+    for update, winner in best.items():
+        save(store, update, [winner])
+        seen.append(kept(store))
+        links = [(tmp_path / name).resolve().name for name in ("last", "best")]
+        assert links == [store.name(update), store.name(winner)]
+    assert seen == [[10], [10, 20], [20, 30], [20, 30, 40], [40, 50]]
+
+
+def test_only_the_last_two_can_be_continued(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=5, keep_best=1)
+    for update in (1, 2, 3, 4):
+        save(store, update, [])
+    assert [p.name for p in store.numbered() if (p / "training.json").exists()] == [store.name(3), store.name(4)]
+    assert store.last() == tmp_path / store.name(4)
+    (tmp_path / store.name(4) / "training.safetensors").unlink()
+    assert store.last() == tmp_path / store.name(3)
+    assert not (tmp_path / "best").exists()  # nothing was validated
+
+
+def test_a_new_store_is_empty(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "none", keep_last=1, keep_best=1)
+    assert (store.numbered(), store.last()) == ([], None)
+
+
+def test_half_written_leftovers_are_removed(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1, keep_best=1)
+    save(store, 1, [1])
+    (tmp_path / ".update-00000002.77.tmp").mkdir()
+    (tmp_path / ".last.77.tmp").symlink_to("update-00000001")
+    store.clean()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "last", "update-00000001"]
