@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from nmt.models.interfaces import Decoder, Embedding, EncoderOut, ForwardPass, Stack
-from nmt.models.masks import SelfMask, memory_mask, step_mask
-from nmt.models.state import DecoderState, Step
+from nmt.models.masks import SelfMask, memory_mask
+from nmt.models.state import DecoderState
 from nmt.registry import NoOptions, register
 
 
@@ -27,20 +26,18 @@ class AutoregressiveDecoder(Decoder):
 
     def init_state(self, encoder_out: EncoderOut, beam: int, max_len: int) -> DecoderState:
         states = encoder_out.states
-        return DecoderState(
-            cache=self.stack.init_state(states.size(0) * beam, max_len, states),
-            memory=self.stack.init_memory(encoder_out),
-            memory_mask=memory_mask(encoder_out.padding_mask),
+        bsz = states.size(0)
+        return DecoderState.start(
+            self.stack.init_state(bsz * beam, max_len, states),
+            self.stack.init_memory(encoder_out),
+            memory_mask(encoder_out.padding_mask),
+            bsz=bsz,
             beam=beam,
             max_len=max_len,
+            device=states.device,
         )
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
-        start, span = state.position, state.position + tokens.size(1)
-        assert span <= state.max_len, f"{span} positions do not fit into a state of {state.max_len}"
-        positions = torch.arange(start, span, device=tokens.device)
-        step = Step(positions, span, step_mask(positions, span), state.memory_mask)
-        x = self.embedding.embed_target(tokens, start)
-        x = self.stack.step(x, state.cache, state.memory, step, ForwardPass())
-        state.position = span
-        return x
+        x = self.embedding.embed_target(tokens, state.position)
+        step = state.begin(tokens.size(1), x)
+        return self.stack.step(x, state.cache, state.memory, step, ForwardPass())

@@ -53,10 +53,10 @@ class MultiheadSelfAttention(SelfAttention):
 
     def init_state(self, rows: int, max_len: int, like: Tensor) -> State:
         shape = (rows, self.num_heads, max_len, self.head_dim)
-        return {"k": Columns(like.new_zeros(shape)), "v": Columns(like.new_zeros(shape))}
+        return {"k": Columns.empty(*shape, like), "v": Columns.empty(*shape, like)}
 
     def step(self, x: Tensor, cache: State, step: Step, memo: ForwardPass) -> Tensor:
         q, k, v = self._project(x)  # (rows, num_heads, num_tokens, head_dim)
-        k, v = step.write(cache["k"], k), step.write(cache["v"], v)  # (rows, num_heads, span, head_dim)
-        attended = attend(q, k, v, attn_mask=step.attn_mask)
+        k, v = step.write(cache["k"], k), step.write(cache["v"], v)  # (bsz, num_heads, span * beam, head_dim)
+        attended = step.answers(attend(step.queries(q), k, v, attn_mask=step.attn_mask))
         return self.out(merge_heads(attended))

@@ -15,6 +15,7 @@ from nmt.generation.hypothesis import Hypothesis
 from nmt.generation.options import GenerationBatchOptions, Precision, SearchOptions
 from nmt.generation.translate import translate_ids
 from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.packed import prepare_inference
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.checkpoint import load_model
 
@@ -63,8 +64,9 @@ class Translator:
                 raise ConfigError(
                     f"checkpoint: the models of an ensemble need one vocabulary, but {path} has another than {paths[0]}"
                 )
-        models = [one.model.to(getattr(torch, precision.value)) for one in loaded]
-        return cls(models, loaded[0].vocabularies, target)
+        for one in loaded:
+            prepare_inference(one.model, target, getattr(torch, precision.value))
+        return cls([one.model for one in loaded], loaded[0].vocabularies, target)
 
     def translate(
         self,

@@ -25,7 +25,8 @@ def attend(
         q: (bsz, num_heads, tgt_len, head_dim).
         k: (bsz, num_heads, src_len, head_dim).
         v: (bsz, num_heads, src_len, head_dim).
-        attn_mask: bool, broadcastable to (bsz, num_heads, tgt_len, src_len), True = may attend.
+        attn_mask: broadcastable to (bsz, num_heads, tgt_len, src_len): bool, True = may attend; or of the dtype of
+            ``q``, added to the products.
         is_causal: position t sees the keys up to t.
         dropout: of the attention weights.
 

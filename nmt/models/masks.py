@@ -35,10 +35,3 @@ def memory_mask(padding_mask: Tensor | None) -> Tensor | None:
 def causal_mask(length: int, device: torch.device) -> Tensor:
     """Bool (length, length), True = may attend: the lower triangle."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
-
-
-def step_mask(positions: Tensor, span: int) -> Tensor | None:
-    """Bool (num_tokens, span), True = may attend: every column up to the token's own; None for a single token."""
-    if positions.numel() == 1:
-        return None
-    return torch.arange(span, device=positions.device) <= positions[:, None]

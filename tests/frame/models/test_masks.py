@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nmt.models.masks import SelfMask, causal_mask, memory_mask, step_mask
+from nmt.models.masks import SelfMask, causal_mask, memory_mask
 
 PADDING = torch.tensor([[False, False, True], [False, True, True]])
 ALLOWED = [[[[True, True, False]]], [[[True, False, False]]]]
@@ -19,8 +19,3 @@ def test_padding_becomes_what_may_be_attended() -> None:
 
 def test_causal_mask() -> None:
     assert causal_mask(3, torch.device("cpu")).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-
-
-def test_step_mask() -> None:
-    assert step_mask(torch.tensor([4]), 5) is None  # a single token sees all that is written
-    assert step_mask(torch.tensor([1, 2]), 3).int().tolist() == [[1, 1, 0], [1, 1, 1]]

@@ -46,7 +46,7 @@ def test_hypotheses_of_a_sentence_read_its_keys_once(part) -> None:
     memory = part.init_memory(EncoderOut(STATES, PADDING))
     assert [tuple(t.shape) for t in memory.values()] == [(2, 2, 4, 4)] * 2
     x = torch.randn(6, 2, 8, dtype=torch.float64)
-    got = part.step(x, memory, Step(torch.arange(2), 2, None, memory_mask(PADDING)), ForwardPass())
+    got = part.step(x, memory, Step(torch.arange(2), 2, 3, None, memory_mask(PADDING)), ForwardPass())
     for row in range(6):
         length = 4 if row < 3 else 2
         assert_close(got[row], by_hand(part, x[row], STATES[row // 3, :length]), rtol=0, atol=1e-12)
