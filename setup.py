@@ -5,7 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE_DIR = {"nmt": "nmt", "nmt.modules": "modules", "nmt.criterions": "criterions", "nmt.conf": "conf"}
-COMMANDS = ("preprocess", "train", "generate", "score", "average", "components")
+COMMANDS = ("preprocess", "train", "generate", "score", "average", "components", "export")
+PEERS = ["ctranslate2>=4.4", "transformers>=5,<6"]
+"""Toolkits that models are exported to and measured against."""
 
 
 def packages() -> list[str]:
@@ -42,7 +44,9 @@ setup(
         'triton>=3.2; platform_system == "Linux" and platform_machine == "x86_64"',
     ],
     extras_require={
+        "peers": PEERS,
         "dev": [
+            *PEERS,
             "build",
             "hypothesis>=6.100",
             "mypy>=1.11",
@@ -52,7 +56,7 @@ setup(
             "ruff>=0.6",
             "types-PyYAML",
             "types-tqdm",
-        ]
+        ],
     },
     entry_points={"console_scripts": [f"nmt-{name} = nmt.commands.{name}:main" for name in COMMANDS]},
 )

@@ -16,7 +16,7 @@ PRODUCT = (FRAME, *COMPONENTS, "scripts")
 LAYERS = [
     ["__init__"],
     ["commands"],
-    ["training", "generation", "compression", "benchmark"],
+    ["training", "generation", "compression", "benchmark", "interchange"],
     ["tasks"],
     ["models"],
     ["data", "text"],

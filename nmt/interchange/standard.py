@@ -1,0 +1,208 @@
+"""The standard Transformer as plain data: what other toolkits can hold of a checkpoint.
+
+Other toolkits have one fixed architecture with switches. A checkpoint is read as that architecture or refused; whatever
+it holds beyond it is named in the message. The names of the tensors are those of our own checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nmt.config import ConfigError, DataError, parse_options
+from nmt.registry import find
+from nmt.text.vocabulary import VocabularyPair
+from nmt.training.checkpoint import load_model
+
+_STACK = {
+    "self_attention": ("multihead",),
+    "feed_forward": ("dense",),
+    "layer": ("transformer",),
+    "stack": ("sequential",),
+}
+_SHARED = {"embedding": ("learned",), "norm": ("layer_norm", "rms_norm"), "output": ("linear",)}
+
+_CARRIED = {
+    "self_attention": {"num_heads", "bias"},
+    "cross_attention": {"num_heads", "bias"},
+    "feed_forward": {"ffn_dim", "activation", "bias"},
+    "layer": {"norm_position"},
+    "stack": {"layer_drop"},  # acts in training only
+    "embedding": {"share", "positions", "max_positions", "scale"},
+    "norm": {"eps"},
+    "output": {"bias"},
+}
+"""Options that an export carries over; any other must have its default, which is the standard Transformer's way."""
+
+
+@dataclass(frozen=True)
+class StackShape:
+    """One side of a model.
+
+    Attributes:
+        key: its node in the configuration, for messages.
+        prefix: what the names of its tensors start with.
+        layers: their number.
+        embed_dim: width of the residual stream.
+        num_heads: of self- and cross-attention.
+        ffn_dim: inner width of the feed-forward sub-layer; twice as many rows in the matrix where gated.
+        activation: as in ``feed_forward.activation``.
+        pre_norm: norms stand before the sub-layers and one at the end; else after each.
+    """
+
+    key: str
+    prefix: str
+    layers: int
+    embed_dim: int
+    num_heads: int
+    ffn_dim: int
+    activation: str
+    pre_norm: bool
+
+
+@dataclass(frozen=True)
+class StandardTransformer:
+    """A checkpoint that is the standard Transformer.
+
+    Attributes:
+        encoder: the source side.
+        decoder: the target side.
+        norm: ``layer_norm`` or ``rms_norm``.
+        eps: of the norms.
+        share: which matrices are one: ``all``, ``decoder`` or ``none``.
+        positions: ``sinusoidal``, ``learned`` or ``none``.
+        max_positions: rows of a table of positions.
+        scale: word vectors are multiplied by sqrt(embed_dim).
+        tensors: float32, under the names of our checkpoints; shared ones under every name.
+        vocabularies: of both sides.
+        source_language: its code.
+        target_language: its code.
+    """
+
+    encoder: StackShape
+    decoder: StackShape
+    norm: str
+    eps: float
+    share: str
+    positions: str
+    max_positions: int
+    scale: bool
+    tensors: Mapping[str, Tensor]
+    vocabularies: VocabularyPair
+    source_language: str
+    target_language: str
+
+    def position_table(self, side: str) -> Tensor:
+        """What is added to the word vectors of ``source`` or ``target``: float32 (max_positions, embed_dim)."""
+        name = {"learned": "positions", "sinusoidal": "table"}.get(self.positions)
+        if name is None:
+            width = (self.encoder if side == "source" else self.decoder).embed_dim
+            return self.tensors[f"embedding.{side}.words.weight"].new_zeros(self.max_positions, width)
+        return self.tensors[f"embedding.{side}.{name}"]
+
+
+def read_standard(checkpoint: str | Path, to: str) -> StandardTransformer:
+    """Read a checkpoint as the standard Transformer.
+
+    Args:
+        checkpoint: a run or a checkpoint folder.
+        to: the format that is wanted, for messages.
+
+    Raises:
+        ConfigError: no checkpoint there, or a component or an option that the standard Transformer does not have.
+        DataError: a file is missing, truncated or foreign.
+    """
+    loaded = load_model(checkpoint)
+    node = loaded.config.model
+    stacks = {}
+    for side, prefix in (("encoder", "encoder"), ("decoder", "decoder.stack")):
+        key, shape = f"model.{side}", node[side]
+        slots = _STACK if side == "encoder" else {**_STACK, "cross_attention": ("multihead",)}
+        if side == "decoder" and shape.name != "autoregressive":
+            raise _refused(f"{key}.name", shape.name, ("autoregressive",), to)
+        if shape.layers < 1:
+            raise ConfigError(f"{key}.layers={shape.layers} cannot be exported to {to}: at least 1 is needed")
+        parts = {slot: _component(slot, shape[slot], f"{key}.{slot}", names, to)[1] for slot, names in slots.items()}
+        heads = {slot: parts[slot].num_heads or shape.num_heads for slot in parts if slot.endswith("attention")}
+        if len(set(heads.values())) > 1:
+            raise ConfigError(
+                f"{key}.cross_attention.num_heads={heads['cross_attention']} cannot be exported to {to}: "
+                f"it must be that of self_attention, {heads['self_attention']}"
+            )
+        stacks[side] = StackShape(
+            key=key,
+            prefix=prefix,
+            layers=shape.layers,
+            embed_dim=shape.embed_dim,
+            num_heads=heads["self_attention"],
+            ffn_dim=parts["feed_forward"].ffn_dim or shape.ffn_dim,
+            activation=parts["feed_forward"].activation.value,
+            pre_norm=parts["layer"].norm_position.value == "pre",
+        )
+    norm, norm_options = _component("norm", node.norm, "model.norm", _SHARED["norm"], to)
+    _, embedding = _component("embedding", node.embedding, "model.embedding", _SHARED["embedding"], to)
+    _component("output", node.output, "model.output", _SHARED["output"], to)
+    tensors: dict[str, Tensor] = {n: p.data for n, p in loaded.model.named_parameters(remove_duplicate=False)}
+    tensors.update(loaded.model.named_buffers(remove_duplicate=False))
+    strange = sorted(name for name, t in tensors.items() if not t.is_floating_point())
+    if strange:
+        raise DataError(f"{loaded.path}: {strange[0]} holds no floating-point numbers; export the unquantised model")
+    return StandardTransformer(
+        encoder=stacks["encoder"],
+        decoder=stacks["decoder"],
+        norm=norm,
+        eps=norm_options.eps,
+        share=embedding.share.value,
+        positions=embedding.positions.value,
+        max_positions=embedding.max_positions,
+        scale=embedding.scale,
+        tensors={name: t.float() for name, t in tensors.items()},
+        vocabularies=loaded.vocabularies,
+        source_language=str(loaded.config.checkpoint.source_language),
+        target_language=str(loaded.config.checkpoint.target_language),
+    )
+
+
+def _component(slot: str, node: Any, key: str, names: tuple[str, ...], to: str) -> tuple[str, Any]:
+    """Name and parsed options of a component that must be one of ``names``."""
+    if node.name not in names:
+        raise _refused(f"{key}.name", node.name, names, to)
+    schema = find(slot, node.name, key).options
+    options = parse_options(schema, {k: v for k, v in node.items() if k != "name"}, key=key)
+    for item in fields(schema):
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        value = getattr(options, item.name)
+        if item.name not in _CARRIED[slot] and value != default:
+            shown, wanted = (v.value if isinstance(v, Enum) else v for v in (value, default))
+            raise _refused(f"{key}.{item.name}", shown, (wanted,), to)
+    return str(node.name), options
+
+
+def _refused(key: str, value: object, valid: tuple[object, ...], to: str) -> ConfigError:
+    return ConfigError(f"{key}={value} cannot be exported to {to}; valid options: {', '.join(map(str, valid))}")
+
+
+def require_equal(model: StandardTransformer, to: str, **names: str) -> None:
+    """Refuse a model whose two sides differ where a format has one switch for both.
+
+    Args:
+        model: to be exported.
+        to: the format, for messages.
+        **names: field of ``StackShape`` to its key below ``model.encoder``.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    for name, key in names.items():
+        left, right = getattr(model.encoder, name), getattr(model.decoder, name)
+        if left != right:
+            if name == "pre_norm":
+                left, right = ("pre" if value else "post" for value in (left, right))
+            raise ConfigError(
+                f"model.decoder.{key}={right} cannot be exported to {to}: it must be that of the encoder, {left}"
+            )
