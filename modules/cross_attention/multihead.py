@@ -42,21 +42,26 @@ class MultiheadCrossAttention(CrossAttention):
         init_projection(self.out)
 
     def init_memory(self, encoder_out: EncoderOut) -> State:
+        k, v = self._project(encoder_out)
+        return {"k": k.contiguous(), "v": v.contiguous()}  # every step reads them
+
+    def _project(self, encoder_out: EncoderOut) -> tuple[Tensor, Tensor]:
+        """Keys and values, each (bsz, num_heads, src_len, head_dim)."""
         bsz, src_len, _ = encoder_out.states.shape
         k, v = self.kv(encoder_out.states).view(bsz, src_len, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        return {"k": k, "v": v}  # each (bsz, num_heads, src_len, head_dim)
+        return k, v
 
     def forward(self, x: Tensor, encoder_out: EncoderOut, memo: ForwardPass) -> Tensor:
-        return self._attend(x, self.init_memory(encoder_out), memory_mask(encoder_out.padding_mask))
+        return self._attend(x, *self._project(encoder_out), memory_mask(encoder_out.padding_mask))
 
     def step(self, x: Tensor, memory: State, step: Step, memo: ForwardPass) -> Tensor:
         # The hypotheses of a sentence stand in as positions of one sequence: its keys are read once, never copied.
         rows, num_tokens, embed_dim = x.shape
         x = x.view(memory["k"].size(0), -1, embed_dim)  # (bsz, beam * num_tokens, embed_dim)
-        return self._attend(x, memory, step.memory_mask).view(rows, num_tokens, embed_dim)
+        return self._attend(x, memory["k"], memory["v"], step.memory_mask).view(rows, num_tokens, embed_dim)
 
-    def _attend(self, x: Tensor, memory: State, attn_mask: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
         q = split_heads(self.q(x), self.num_heads)
         dropout = self.dropout if self.training else 0.0
-        attended = attend(q, memory["k"], memory["v"], attn_mask=attn_mask, dropout=dropout)
+        attended = attend(q, k, v, attn_mask=attn_mask, dropout=dropout)
         return self.out(merge_heads(attended))

@@ -7,6 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+BATCHED_ELEMENTS = 1 << 17
+"""On a CPU in bfloat16, keys with at least so many elements are worth the two batched products."""
+
+
 def attend(
     q: Tensor,
     k: Tensor,
@@ -18,8 +22,8 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
 
-    On a CPU in bfloat16 the products run in float32: the backward pass of torch's fused kernel is several times slower
-    in bfloat16 there, and sentences are short.
+    On a CPU in bfloat16 torch's fused kernel is slow, its backward pass several times so. There the products run in
+    float32, or, for the large states of a batch that is being decoded, as batched products in bfloat16.
 
     Args:
         q: (bsz, num_heads, tgt_len, head_dim).
@@ -34,9 +38,27 @@ def attend(
         (bsz, num_heads, tgt_len, head_dim).
     """
     if q.device.type == "cpu" and (q.dtype is not torch.float64) and (k.dtype, q.dtype) != (torch.float32,) * 2:
+        if torch.is_inference_mode_enabled() and not is_causal and k.numel() >= BATCHED_ELEMENTS:
+            return _attend_batched(q, k, v, attn_mask)
+        if attn_mask is not None and attn_mask.dtype is not torch.bool:
+            attn_mask = attn_mask.float()
         with torch.autocast("cpu", enabled=False):
             full = F.scaled_dot_product_attention(
                 q.float(), k.float(), v.float(), attn_mask=attn_mask, is_causal=is_causal, dropout_p=dropout
             )
         return full.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal, dropout_p=dropout)
+
+
+def _attend_batched(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
+    """The formula as it stands, softmax in float32; for evaluation, without dropout."""
+    bsz, num_heads, tgt_len, head_dim = q.shape
+    # Flattened here: torch.matmul would copy keys and values, which are a part of a larger state.
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    scores = torch.bmm(q * head_dim**-0.5, k.transpose(1, 2)).view(bsz, num_heads, tgt_len, -1)
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        scores = scores.masked_fill_(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores.add_(attn_mask)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype)
+    return torch.bmm(weights.flatten(0, 1), v).view(bsz, num_heads, tgt_len, head_dim)

@@ -19,32 +19,28 @@ _FASTEST_ROWS = 4
 class PackedLinear(nn.Module):
     """A linear map for inference on a CPU: y = x W^T + b.
 
-    The product runs in the number format of the packed weight with sums in float32; input and output keep the format
-    of ``x``.
-
     Args:
-        linear: what it replaces.
-        dtype: float32 or bfloat16.
+        linear: what it replaces; float32 or bfloat16 on a CPU.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.dtype = linear.in_features, linear.out_features, dtype
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         # Neither parameters nor buffers: the blocked layout can be neither saved, moved nor cast.
-        self._bias = None if linear.bias is None else linear.bias.detach().to(dtype)
-        self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype).contiguous())
+        self._bias = None if linear.bias is None else linear.bias.detach()
+        self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        rows = x.reshape(-1, self.in_features).to(self.dtype)
+        rows = x.reshape(-1, self.in_features)
         num_rows = rows.size(0)
         if num_rows < _FASTEST_ROWS:
             rows = rows.repeat(-(-_FASTEST_ROWS // max(1, num_rows)), 1)
         y = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")[:num_rows]
-        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, dtype={self.dtype}"
+        return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -59,25 +55,24 @@ def can_pack(dtype: torch.dtype) -> bool:
 def prepare_inference(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Make a model ready to translate, and nothing else: it cannot be trained or saved afterwards.
 
-    On a CPU every ``nn.Linear`` is packed; activations, norms and the decoding state stay in float32, whatever the
-    format of the weights. Elsewhere, and where packing is not available, the model is cast.
+    On a CPU every ``nn.Linear`` is packed, where this build of PyTorch and the processor can.
 
     Args:
         model: changed in place; in evaluation mode.
         device: where it runs.
-        dtype: number format of the matrix products.
+        dtype: number format of weights and activations.
 
     Returns:
         The same model.
     """
-    model = model.eval().to(device)
+    model = model.eval().to(device, dtype)
     if device.type != "cpu" or not can_pack(dtype):
-        return model.to(dtype)
+        return model
     packed: dict[int, PackedLinear] = {}  # a linear that several modules share stays shared
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear:
                 if id(child) not in packed:
-                    packed[id(child)] = PackedLinear(child, dtype)
+                    packed[id(child)] = PackedLinear(child)
                 setattr(module, name, packed[id(child)])
     return model
