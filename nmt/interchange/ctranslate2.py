@@ -45,7 +45,7 @@ def write_ctranslate2(model: StandardTransformer, out: Path) -> None:
         from ctranslate2.specs import TransformerSpec
     except ImportError as error:
         raise ConfigError("to=ctranslate2 needs the package ctranslate2: pip install 'nmt[peers]'") from error
-    spec = TransformerSpec(_stack(model, model.encoder, "source"), _stack(model, model.decoder, "target"))
+    spec = TransformerSpec(_stack(model, model.encoder, "encoder"), _stack(model, model.decoder, "decoder"))
     _linear(spec.decoder.projection, model.tensors, "output.projection")
     spec.register_source_vocabulary(_pieces(model.vocabularies.source))
     spec.register_target_vocabulary(_pieces(model.vocabularies.target))
@@ -75,7 +75,7 @@ def _stack(model: StandardTransformer, shape: StackShape, side: str) -> Any:
     from ctranslate2.specs import transformer_spec
     from ctranslate2.specs.common_spec import Activation
 
-    encoder = side == "source"
+    encoder = side == "encoder"
     kind = transformer_spec.TransformerEncoderSpec if encoder else transformer_spec.TransformerDecoderSpec
     gated = shape.activation in GATED
     spec = kind(
@@ -88,7 +88,7 @@ def _stack(model: StandardTransformer, shape: StackShape, side: str) -> Any:
     )
     tensors = model.tensors
     words = spec.embeddings[0] if encoder else spec.embeddings
-    words.weight = tensors[f"embedding.{side}.words.weight"]
+    words.weight = tensors[f"embedding.{'source' if encoder else 'target'}.words.weight"]
     spec.scale_embeddings = model.scale
     spec.position_encodings.encodings = model.position_table(side)
     if shape.pre_norm:

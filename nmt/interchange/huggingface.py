@@ -7,7 +7,6 @@ the order of a table's features. The folder is written by hand: transformers nee
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nmt.config import ConfigError
+from nmt.interchange.layers import to_theirs
 from nmt.interchange.standard import StackShape, StandardTransformer, require_equal
 from nmt.interchange.stream import halves_from_turns, reorder_stream
 from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
@@ -48,7 +48,7 @@ def write_huggingface(model: StandardTransformer, out: Path) -> None:
     # Marian computes a sinusoidal table when none is stored, and drops the stored one on saving: use its own order.
     if not pre_norm and model.positions == "sinusoidal":
         model = replace(model, tensors=reorder_stream(model.tensors, halves_from_turns(model.encoder.embed_dim)))
-    tensors = {**_stack(model, model.encoder, "source"), **_stack(model, model.decoder, "target")}
+    tensors = {**_stack(model, model.encoder, "encoder"), **_stack(model, model.decoder, "decoder")}
     words = _blenderbot_words(model) if pre_norm else _marian_words(model)
     tensors.update(words)
     stored = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
@@ -204,36 +204,10 @@ def _output_bias(model: StandardTransformer) -> Tensor:
 
 def _stack(model: StandardTransformer, shape: StackShape, side: str) -> dict[str, Tensor]:
     """Positions and layers of one side."""
-    prefix = "model.encoder" if side == "source" else "model.decoder"
-    tensors = model.tensors
+    prefix, tensors = f"model.{side}", model.tensors
     result = {f"{prefix}.embed_positions.weight": model.position_table(side)}
     if shape.pre_norm:
-        result |= _norm(tensors, f"{shape.prefix}.norm", f"{prefix}.layer_norm")
+        result |= {f"{prefix}.layer_norm.{kind}": tensors[f"{shape.prefix}.norm.{kind}"] for kind in ("weight", "bias")}
     for index in range(shape.layers):
-        ours, theirs = f"{shape.prefix}.layers.{index}", f"{prefix}.layers.{index}"
-        attention = f"{theirs}.self_attn"
-        result |= _linear(tensors, f"{ours}.self_attention.qkv", *(f"{attention}.{p}_proj" for p in "qkv"))
-        result |= _linear(tensors, f"{ours}.self_attention.out", f"{attention}.out_proj")
-        result |= _norm(tensors, f"{ours}.around_self.norm", f"{theirs}.self_attn_layer_norm")
-        if side == "target":
-            attention = f"{theirs}.encoder_attn"
-            result |= _linear(tensors, f"{ours}.cross_attention.q", f"{attention}.q_proj")
-            result |= _linear(tensors, f"{ours}.cross_attention.kv", f"{attention}.k_proj", f"{attention}.v_proj")
-            result |= _linear(tensors, f"{ours}.cross_attention.out", f"{attention}.out_proj")
-            result |= _norm(tensors, f"{ours}.around_cross.norm", f"{theirs}.encoder_attn_layer_norm")
-        result |= _linear(tensors, f"{ours}.feed_forward.inner", f"{theirs}.fc1")
-        result |= _linear(tensors, f"{ours}.feed_forward.outer", f"{theirs}.fc2")
-        result |= _norm(tensors, f"{ours}.around_feed_forward.norm", f"{theirs}.final_layer_norm")
+        result |= to_theirs(tensors, side, f"{shape.prefix}.layers.{index}", f"{prefix}.layers.{index}")
     return result
-
-
-def _linear(tensors: Mapping[str, Tensor], ours: str, *theirs: str) -> dict[str, Tensor]:
-    """A projection, split by rows where they have several; without a bias it gets one of zeros."""
-    weight = tensors[f"{ours}.weight"]
-    bias = tensors.get(f"{ours}.bias", weight.new_zeros(len(weight)))
-    parts = zip(theirs, weight.chunk(len(theirs)), bias.chunk(len(theirs)))
-    return {f"{name}.{kind}": value for name, w, b in parts for kind, value in (("weight", w), ("bias", b))}
-
-
-def _norm(tensors: Mapping[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
-    return {f"{theirs}.{kind}": tensors[f"{ours}.{kind}"] for kind in ("weight", "bias")}

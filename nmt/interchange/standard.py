@@ -98,12 +98,12 @@ class StandardTransformer:
     target_language: str
 
     def position_table(self, side: str) -> Tensor:
-        """What is added to the word vectors of ``source`` or ``target``: float32 (max_positions, embed_dim)."""
-        name = {"learned": "positions", "sinusoidal": "table"}.get(self.positions)
-        if name is None:
-            width = (self.encoder if side == "source" else self.decoder).embed_dim
-            return self.tensors[f"embedding.{side}.words.weight"].new_zeros(self.max_positions, width)
-        return self.tensors[f"embedding.{side}.{name}"]
+        """What is added to the word vectors of ``encoder`` or ``decoder``: float32 (max_positions, embed_dim)."""
+        part = "embedding.source" if side == "encoder" else "embedding.target"
+        if self.positions == "none":
+            words = self.tensors[f"{part}.words.weight"]
+            return words.new_zeros(self.max_positions, words.size(1))
+        return self.tensors[f"{part}.positions" if self.positions == "learned" else f"{part}.table"]
 
 
 def read_standard(checkpoint: str | Path, to: str) -> StandardTransformer:
@@ -173,7 +173,7 @@ def _component(slot: str, node: Any, key: str, names: tuple[str, ...], to: str) 
     if node.name not in names:
         raise _refused(f"{key}.name", node.name, names, to)
     schema = find(slot, node.name, key).options
-    options = parse_options(schema, {k: v for k, v in node.items() if k != "name"}, key=key)
+    options: Any = parse_options(schema, {k: v for k, v in node.items() if k != "name"}, key=key)
     for item in fields(schema):
         default = item.default if item.default_factory is MISSING else item.default_factory()
         value = getattr(options, item.name)

@@ -1,0 +1,164 @@
+"""A sentencepiece model in the order of our vocabularies, and where the rows of another model's matrices go.
+
+Elsewhere a list of words beside the sentencepiece model gives the rows of the matrices: another order, other special
+words, pieces that are no words, words that are no pieces. Here the pieces are the words. So the sentencepiece model is
+rewritten: the same pieces and scores (hence the same segmentation) in an order that starts with pad, bos, eos, unk, then
+the words that are no pieces. These can be generated, as they can elsewhere, but no text is segmented into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nmt.config import DataError
+from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""Types of pieces in a sentencepiece model (``ModelProto.SentencePiece.Type``)."""
+
+FOREIGN_SHARE = 0.05
+"""Words that are no pieces: with more than this, the two files do not belong together."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a foreign model.
+
+    Attributes:
+        rows: row of each word in the matrices.
+        size: rows of the matrices.
+        pad: row of padding.
+        start: row that the decoder starts with.
+        eos: row of the end of sentence.
+        unk: row of unknown words.
+        name: where they come from, for messages.
+        silent: words that decode to nothing.
+    """
+
+    rows: Mapping[str, int]
+    size: int
+    pad: int
+    start: int
+    eos: int
+    unk: int
+    name: str
+    silent: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A vocabulary of ours and what it takes over.
+
+    Attributes:
+        vocabulary: with pad, bos, eos, unk first.
+        rows: for each of its ids the row of the foreign matrices, int64 (size,).
+        never: ids that the foreign model cannot produce, bool (size,): pieces that are no words of it (they are read
+            as unknown), and a start that is another word at the same time.
+    """
+
+    vocabulary: Vocabulary
+    rows: Tensor
+    never: Tensor
+
+
+def align(model: bytes, name: str, words: Words, *, produced: bool) -> Aligned:
+    """Rewrite a sentencepiece model to fit the rows of a foreign model.
+
+    Args:
+        model: the serialised sentencepiece model.
+        name: where it comes from, for messages.
+        words: of the foreign model.
+        produced: the vocabulary is a target's (every row is kept), else only read from (rows of pieces).
+
+    Raises:
+        DataError: not a sentencepiece model, or one that does not belong to these words.
+    """
+    proto = _parse(model, name)
+    before = [(piece.piece, piece.type) for piece in proto.pieces]
+    specials = _specials(proto)
+    reserved = {piece for piece, _ in specials}
+    kept = [
+        piece
+        for piece in proto.pieces
+        if piece.piece not in reserved
+        and piece.type != UNKNOWN
+        and (piece.type != CONTROL or piece.piece in words.rows)
+    ]
+    rows = [words.pad, words.start, words.eos, words.unk]
+    never = [False, words.start in (words.pad, words.eos), False, False]
+    rows += [words.rows.get(piece.piece, words.unk) for piece in kept]
+    never += [piece.piece not in words.rows for piece in kept]
+    entries = [(piece, kind, 0.0) for piece, kind in specials]
+    entries += [(piece.piece, piece.type, piece.score) for piece in kept]
+    if produced:
+        extra = _extra(words, {row for row, absent in zip(rows, never) if not absent}, {e[0] for e in entries})
+        _check_share(extra, words, name)
+        lowest = min((piece.score for piece in kept), default=0.0) - 1
+        entries += [(piece, kind, lowest) for piece, kind, _ in extra]
+        rows += [row for _, _, row in extra]
+        never += [False] * len(extra)
+    if before != [(piece, kind) for piece, kind, _ in entries]:
+        model = _rewritten(proto, entries)
+    return Aligned(Vocabulary(model, name), torch.tensor(rows), torch.tensor(never))
+
+
+def _parse(model: bytes, name: str) -> Any:
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(model)
+    except DecodeError as error:
+        raise DataError(f"{name}: not a sentencepiece model (truncated, or another kind of file)") from error
+    if not proto.pieces:
+        raise DataError(f"{name}: not a sentencepiece model (it has no pieces)")
+    return proto
+
+
+def _specials(proto: Any) -> list[tuple[str, int]]:
+    """Names and types of pad, bos, eos, unk; the model's own name for unknown is kept."""
+    unknown = next((piece.piece for piece in proto.pieces if piece.type == UNKNOWN), "<unk>")
+    return [("<pad>", CONTROL), ("<s>", CONTROL), ("</s>", CONTROL), (unknown, UNKNOWN)]
+
+
+def _extra(words: Words, covered: set[int], taken: set[str]) -> list[tuple[str, int, int]]:
+    """(piece, type, row) of every row that is no piece's, in the order of the rows."""
+    names = {row: word for word, row in words.rows.items()}
+    found = []
+    for row in range(words.size):
+        if row in covered:
+            continue
+        word = names.get(row, f"<row {row}>")
+        silent = row not in names or word in words.silent
+        while word in taken:
+            word += "'"
+        taken.add(word)
+        # "Unused" pieces are kept out of the segmentation, and are text when they are generated.
+        found.append((word, CONTROL if silent else UNUSED, row))
+    return found
+
+
+def _check_share(extra: list[tuple[str, int, int]], words: Words, name: str) -> None:
+    foreign = [word for word, kind, _ in extra if kind == UNUSED]
+    if len(foreign) > FOREIGN_SHARE * words.size:
+        raise DataError(
+            f"{name}: does not belong to {words.name}: {len(foreign)} of its {words.size} words are no pieces, "
+            f"such as {foreign[0]!r}"
+        )
+
+
+def _rewritten(proto: Any, entries: list[tuple[str, int, float]]) -> bytes:
+    del proto.pieces[:]
+    for piece, kind, score in entries:
+        proto.pieces.add(piece=piece, type=kind, score=score)
+    spec = proto.trainer_spec
+    spec.vocab_size = len(entries)
+    spec.pad_id, spec.bos_id, spec.eos_id, spec.unk_id = PAD, BOS, EOS, UNK
+    spec.pad_piece, spec.bos_piece, spec.eos_piece, spec.unk_piece = (piece for piece, _, _ in entries[: UNK + 1])
+    return bytes(proto.SerializeToString())

@@ -1,0 +1,223 @@
+"""Files of ``torch.save``, read without unpickling: inert values, and tensors that are read one by one.
+
+Both forms are known: the zip archive (since torch 1.6) and the stream of pickles before it. Sizes are compared with the
+file before memory is taken.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from nmt.config import DataError
+from nmt.interchange.inert import MAX_BYTES, Name, Record, Reference, read_pickle
+
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_REBUILD = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
+_PARAMETER = ("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that still lies in its file.
+
+    Attributes:
+        shape: its sizes.
+        stride: steps between elements, in elements.
+        offset: of its first element in the storage.
+        dtype: of its elements.
+        key: the storage.
+        numel: elements of the storage.
+    """
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+    key: str
+    numel: int
+
+
+class TorchFile:
+    """A file of ``torch.save``.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        value: what was saved, inert (see ``read_pickle``).
+
+    Raises:
+        DataError: missing, truncated, malformed, or of another kind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._storages: dict[str, tuple[int, int]] = {}  # key to (first byte, bytes)
+        try:
+            self.bytes = path.stat().st_size
+            with open(path, "rb") as file:
+                zipped = file.read(4) == b"PK\x03\x04"
+                file.seek(0)
+                self.value = self._open_zip(file) if zipped else self._open_legacy(file)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+    def _open_zip(self, file: IO[bytes]) -> Any:
+        try:
+            archive = zipfile.ZipFile(file)
+            pickles = [info for info in archive.infolist() if info.filename.count("/") == 1]
+            pickles = [info for info in pickles if info.filename.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                raise DataError(f"{self.path}: a zip archive, but not one of torch.save")
+            root = pickles[0].filename.removesuffix("data.pkl")
+            for info in archive.infolist():
+                if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+                    raise DataError(f"{self.path}: {info.filename} is compressed; torch.save does not compress")
+                if info.filename.startswith(f"{root}data/"):
+                    self._storages[info.filename.removeprefix(f"{root}data/")] = self._place(file, info)
+            if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+                raise DataError(f"{self.path}: its numbers are not little-endian")
+            if pickles[0].file_size > MAX_BYTES:
+                raise DataError(f"{self.path}: its data.pkl is longer than {MAX_BYTES >> 20} MiB")
+            return read_pickle(io.BytesIO(archive.read(pickles[0])), str(self.path))
+        except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{self.path}: truncated or not a file of torch.save ({error})") from error
+
+    def _place(self, file: IO[bytes], info: zipfile.ZipInfo) -> tuple[int, int]:
+        """First byte and size of an entry, from its own header."""
+        file.seek(info.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+        return info.header_offset + 30 + int(name) + int(extra), info.file_size
+
+    def _open_legacy(self, file: IO[bytes]) -> Any:
+        name = str(self.path)
+        if file.read(1) != b"\x80":
+            raise DataError(f"{name}: not a file of torch.save")
+        file.seek(0)
+        if read_pickle(file, name) != _LEGACY_MAGIC:
+            raise DataError(f"{name}: not a file of torch.save")
+        read_pickle(file, name)  # version of the protocol
+        system = read_pickle(file, name)
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise DataError(f"{name}: its numbers are not little-endian")
+        value = read_pickle(file, name)
+        keys = read_pickle(file, name)
+        sizes = _storage_sizes(value)
+        for key in keys if isinstance(keys, list) else []:
+            count = file.read(8)
+            size = sizes.get(key) if isinstance(key, str) else None
+            numel = struct.unpack("<q", count)[0] if len(count) == 8 else -1
+            if size is None or not 0 <= numel * size <= self.bytes:
+                raise DataError(f"{name}: truncated or not a file of torch.save")
+            self._storages[key] = (file.tell(), numel * size)
+            file.seek(numel * size, io.SEEK_CUR)
+        return value
+
+    def tensors(self, value: Any, what: str) -> dict[str, StoredTensor]:
+        """The tensors of a state dict; entries of other kinds are left out.
+
+        Args:
+            value: a dict of names (a part of ``value``).
+            what: what it is, for messages.
+
+        Raises:
+            DataError: not a dict, or a tensor does not fit its storage or the file.
+        """
+        if not isinstance(value, Mapping):
+            raise DataError(f"{self.path}: {what} is not a dict of tensors")
+        found = {}
+        for name, item in value.items():
+            if isinstance(item, Record) and item.calls(*_PARAMETER) and isinstance(item.args, tuple) and item.args:
+                item = item.args[0]
+            if isinstance(name, str) and isinstance(item, Record) and item.calls(*_REBUILD):
+                found[name] = self._stored(name, item.args)
+        # Many names can share one storage: what they ask for together must not exceed what a file of this size holds.
+        if sum(math.prod(t.shape) * t.dtype.itemsize for t in found.values()) > 4 * self.bytes:
+            raise DataError(f"{self.path}: its tensors claim more than the file holds")
+        return found
+
+    def _stored(self, name: str, args: Any) -> StoredTensor:
+        try:
+            reference, offset, shape, stride = args[:4]
+            dtype, key, numel = _storage(reference)
+            numbers = (offset, numel, *shape, *stride)
+            if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers) or len(shape) != len(stride):
+                raise ValueError("no sizes")
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: {name} is not a tensor that can be read") from error
+        first, size = self._storages.get(key, (0, -1))
+        last = offset + sum((n - 1) * step for n, step in zip(shape, stride)) if 0 not in shape else -1
+        if size < 0 or first + size > self.bytes or numel * dtype.itemsize > size or last >= numel:
+            raise DataError(f"{self.path}: {name} does not fit its storage (the file is truncated or was changed)")
+        if math.prod(shape) > numel:
+            raise DataError(f"{self.path}: {name} has more elements than its storage")
+        return StoredTensor(tuple(shape), tuple(stride), offset, dtype, key, numel)
+
+    def read(self, stored: StoredTensor) -> Tensor:
+        """A tensor's values, in memory of its own."""
+        first, _ = self._storages[stored.key]
+        with open(self.path, "rb") as file:
+            file.seek(first)
+            data = bytearray(file.read(stored.numel * stored.dtype.itemsize))
+        if len(data) < stored.numel * stored.dtype.itemsize:
+            raise DataError(f"{self.path}: truncated")
+        if not data:
+            return torch.empty(stored.shape, dtype=stored.dtype)
+        whole = torch.frombuffer(data, dtype=stored.dtype)
+        return whole.as_strided(stored.shape, stored.stride, stored.offset).contiguous()
+
+
+def _storage(reference: Any) -> tuple[torch.dtype, str, int]:
+    """Dtype, key and elements of a storage: ``("storage", type, key, location, numel, ...)``."""
+    if not isinstance(reference, Reference) or not isinstance(reference.key, tuple) or len(reference.key) < 5:
+        raise ValueError("no storage")
+    tag, kind, key, _, numel = reference.key[:5]
+    known = isinstance(kind, Name) and kind.module in ("torch", "torch.storage") and kind.name in _DTYPES
+    if tag != "storage" or not known or not isinstance(key, str):
+        raise ValueError("no storage")
+    return _DTYPES[kind.name], key, numel
+
+
+def _storage_sizes(value: Any) -> dict[str, int]:
+    """Bytes an element of every storage below a value."""
+    sizes, todo, seen = {}, [value], set()
+    while todo:
+        item = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Reference):
+            try:
+                dtype, key, _ = _storage(item)
+            except ValueError:
+                continue
+            sizes[key] = dtype.itemsize
+        elif isinstance(item, Record):
+            todo += [item.kind, item.args, item.state]
+        elif isinstance(item, dict):
+            todo += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple | set | frozenset):
+            todo += item
+    return sizes
