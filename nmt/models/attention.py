@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 BATCHED_ELEMENTS = 1 << 17
 """On a CPU in bfloat16, keys with at least so many elements are worth the two batched products."""
 
