@@ -45,6 +45,24 @@ def test_formula(dtype: torch.dtype, mask: str) -> None:
     assert_close(got.double(), softmax_formula(q.double(), k.double(), v.double(), allowed), **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("mask", ["none", "padding"])
+@pytest.mark.parametrize("added", [False, True], ids=["bool", "added"])
+def test_decoding_a_batch(monkeypatch, dtype: torch.dtype, mask: str, added: bool) -> None:
+    """Keys and values as decoding holds them: the first columns of a larger state."""
+    monkeypatch.setattr("nmt.models.attention.BATCHED_ELEMENTS", 0)
+    allowed = MASKS[mask][0]
+    q = torch.randn(2, 3, 4, 4, dtype=torch.float64).to(dtype)
+    k, v = (torch.randn(2, 3, 9, 4, dtype=torch.float64).to(dtype)[:, :, :5] for _ in range(2))
+    attn_mask = allowed
+    if added and allowed is not None:
+        attn_mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, -math.inf)
+    with torch.inference_mode():
+        got = attend(q, k, v, attn_mask=attn_mask)
+    assert got.dtype == dtype
+    assert_close(got.double(), softmax_formula(q.double(), k.double(), v.double(), allowed), **TOLERANCE[dtype])
+
+
 def test_gradients_in_bfloat16_reach_the_inputs() -> None:
     q, k, v = (torch.randn(1, 2, 4, 8, dtype=torch.float64) for _ in range(3))
     exact = [t.clone().requires_grad_() for t in (q, k, v)]
