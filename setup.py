@@ -1,13 +1,19 @@
 """Packaging: folders at the top of the repository become sub-packages of ``nmt``."""
 
+from keyword import iskeyword
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 PACKAGE_DIR = {"nmt": "nmt", "nmt.modules": "modules", "nmt.criterions": "criterions", "nmt.conf": "conf"}
-COMMANDS = ("preprocess", "train", "generate", "score", "average", "components", "export")
+COMMANDS = ("preprocess", "train", "generate", "score", "average", "components", "export", "import")
 PEERS = ["ctranslate2>=4.4", "transformers>=5,<6"]
 """Toolkits that models are exported to and measured against."""
+
+
+def module(command: str) -> str:
+    """The file of a command in ``nmt/commands``; ``import`` cannot be the name of one."""
+    return f"{command}_" if iskeyword(command) else command
 
 
 def packages() -> list[str]:
@@ -58,5 +64,5 @@ setup(
             "types-tqdm",
         ],
     },
-    entry_points={"console_scripts": [f"nmt-{name} = nmt.commands.{name}:main" for name in COMMANDS]},
+    entry_points={"console_scripts": [f"nmt-{name} = nmt.commands.{module(name)}:main" for name in COMMANDS]},
 )

@@ -1,8 +1,8 @@
 """Pickles read as inert data: nothing that a pickle names is imported, called or built.
 
 ``pickletools`` splits a pickle into its operations without carrying them out; a small machine puts them together. It
-makes numbers, text, lists, tuples, sets and dicts. Whatever asks for a class or a function becomes a `Record` that holds
-the name and the arguments, and does nothing. So it does not matter what a hostile file names.
+makes numbers, text, lists, tuples, sets and dicts. Whatever asks for a class or a function becomes a `Record` that
+holds the name and the arguments, and does nothing. So it does not matter what a hostile file names.
 """
 
 from __future__ import annotations
@@ -70,8 +70,11 @@ def _key(value: Any) -> Any:
 
 
 _PUSH = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT".split()
+    {
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    }
 )
 _NOTHING = frozenset({"PROTO", "FRAME", "STOP"})
 

@@ -2,8 +2,8 @@
 
 Elsewhere a list of words beside the sentencepiece model gives the rows of the matrices: another order, other special
 words, pieces that are no words, words that are no pieces. Here the pieces are the words. So the sentencepiece model is
-rewritten: the same pieces and scores (hence the same segmentation) in an order that starts with pad, bos, eos, unk, then
-the words that are no pieces. These can be generated, as they can elsewhere, but no text is segmented into them.
+rewritten: pad, bos, eos and unk, then its pieces with their scores (hence the same segmentation), then the words that
+are no pieces. These can be generated, as they can elsewhere, but no text is segmented into them.
 """
 
 from __future__ import annotations
@@ -82,13 +82,8 @@ def align(model: bytes, name: str, words: Words, *, produced: bool) -> Aligned:
     before = [(piece.piece, piece.type) for piece in proto.pieces]
     specials = _specials(proto)
     reserved = {piece for piece, _ in specials}
-    kept = [
-        piece
-        for piece in proto.pieces
-        if piece.piece not in reserved
-        and piece.type != UNKNOWN
-        and (piece.type != CONTROL or piece.piece in words.rows)
-    ]
+    kept = [piece for piece in proto.pieces if piece.piece not in reserved and piece.type != UNKNOWN]
+    kept = [piece for piece in kept if piece.type != CONTROL or piece.piece in words.rows]
     rows = [words.pad, words.start, words.eos, words.unk]
     never = [False, words.start in (words.pad, words.eos), False, False]
     rows += [words.rows.get(piece.piece, words.unk) for piece in kept]
@@ -97,7 +92,6 @@ def align(model: bytes, name: str, words: Words, *, produced: bool) -> Aligned:
     entries += [(piece.piece, piece.type, piece.score) for piece in kept]
     if produced:
         extra = _extra(words, {row for row, absent in zip(rows, never) if not absent}, {e[0] for e in entries})
-        _check_share(extra, words, name)
         lowest = min((piece.score for piece in kept), default=0.0) - 1
         entries += [(piece, kind, lowest) for piece, kind, _ in extra]
         rows += [row for _, _, row in extra]
@@ -105,6 +99,25 @@ def align(model: bytes, name: str, words: Words, *, produced: bool) -> Aligned:
     if before != [(piece, kind) for piece, kind, _ in entries]:
         model = _rewritten(proto, entries)
     return Aligned(Vocabulary(model, name), torch.tensor(rows), torch.tensor(never))
+
+
+def check_words(words: Words, models: Mapping[str, bytes]) -> None:
+    """Refuse words that were made by other sentencepiece models.
+
+    Args:
+        words: of the foreign model.
+        models: name and content of every sentencepiece model that is said to have made them.
+
+    Raises:
+        DataError: not sentencepiece models, or too many words are no pieces of any.
+    """
+    known = {piece.piece for name, model in models.items() for piece in _parse(model, name).pieces}
+    foreign = [word for word, row in words.rows.items() if word not in known and word not in words.silent]
+    if len(foreign) > FOREIGN_SHARE * words.size:
+        raise DataError(
+            f"{words.name}: does not belong to {' and '.join(models)}: {len(foreign)} of its {words.size} words are "
+            f"no pieces, such as {foreign[0]!r}"
+        )
 
 
 def _parse(model: bytes, name: str) -> Any:
@@ -142,15 +155,6 @@ def _extra(words: Words, covered: set[int], taken: set[str]) -> list[tuple[str, 
         # "Unused" pieces are kept out of the segmentation, and are text when they are generated.
         found.append((word, CONTROL if silent else UNUSED, row))
     return found
-
-
-def _check_share(extra: list[tuple[str, int, int]], words: Words, name: str) -> None:
-    foreign = [word for word, kind, _ in extra if kind == UNUSED]
-    if len(foreign) > FOREIGN_SHARE * words.size:
-        raise DataError(
-            f"{name}: does not belong to {words.name}: {len(foreign)} of its {words.size} words are no pieces, "
-            f"such as {foreign[0]!r}"
-        )
 
 
 def _rewritten(proto: Any, entries: list[tuple[str, int, float]]) -> bytes:

@@ -206,3 +206,39 @@ def require_equal(model: StandardTransformer, to: str, **names: str) -> None:
             raise ConfigError(
                 f"model.decoder.{key}={right} cannot be exported to {to}: it must be that of the encoder, {left}"
             )
+
+
+def model_node(
+    encoder: StackShape,
+    decoder: StackShape,
+    *,
+    share: str,
+    positions: str,
+    max_positions: int,
+    scale: bool,
+    output_bias: bool,
+) -> dict[str, Any]:
+    """The node ``model`` of a standard Transformer with layer norms; arguments as in `StandardTransformer`."""
+    stacks: dict[str, Any] = {}
+    for side, shape in (("encoder", encoder), ("decoder", decoder)):
+        stacks[side] = {
+            "layers": shape.layers,
+            "embed_dim": shape.embed_dim,
+            "ffn_dim": shape.ffn_dim,
+            "num_heads": shape.num_heads,
+            "self_attention": {"name": "multihead"},
+            "feed_forward": {"name": "dense", "activation": shape.activation},
+            "layer": {"name": "transformer", "norm_position": "pre" if shape.pre_norm else "post"},
+            "stack": {"name": "sequential", "layer_drop": 0.0},
+        }
+    stacks["decoder"] |= {"name": "autoregressive", "cross_attention": {"name": "multihead"}}
+    embedding = {"share": share, "positions": positions, "max_positions": max_positions, "scale": scale}
+    return {
+        **stacks,
+        "embedding": {"name": "learned", **embedding},
+        "norm": {"name": "layer_norm", "eps": 1e-5},
+        "output": {"name": "linear", "bias": output_bias},
+        "dropout": 0.1,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+    }

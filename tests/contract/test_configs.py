@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def required(command: str) -> list[str]:
 
 def check(command: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     """Compose and parse as the command would."""
-    module = importlib.import_module(f"nmt.commands.{command}")
+    module = importlib.import_module(f"nmt.commands.{command}{'_' * iskeyword(command)}")
     seen: list[Any] = []
     monkeypatch.setattr(module, "run_app", lambda *arguments: seen.append(arguments))
     module.main()

@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Callable
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_documented_command_is_accepted(words: list[str], monkeypatch: pytest.Mo
     if "--help" in overrides:
         overrides = []
     schema: list[Any] = []
-    module = importlib.import_module(f"nmt.commands.{name}")
+    module = importlib.import_module(f"nmt.commands.{name}{'_' * iskeyword(name)}")
     monkeypatch.setattr(module, "run_app", lambda command, options, function: schema.append((command, options)))
     module.main()
     assert schema[0][0] == name

@@ -1,0 +1,325 @@
+"""Transformers of fairseq (Ott et al. 2019, arXiv:1904.01038).
+
+A checkpoint (``.pt``), ``dict.LANG.txt`` for both languages, and the sentencepiece model that made the words. The
+decoder starts with the end-of-sentence symbol; positions count from 2. Sinusoidal positions have slightly other
+frequencies than the paper's, so they are taken over as a table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nmt.config import ConfigError, DataError
+from nmt.interchange.imported import Imported, order_words, vocabulary_pair
+from nmt.interchange.inert import Record
+from nmt.interchange.layers import count_layers, take, to_ours
+from nmt.interchange.pieces import Aligned, Words, align, check_words
+from nmt.interchange.standard import StackShape, model_node
+from nmt.interchange.torch_file import TorchFile
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+"""The first rows of every matrix; words of the dictionary follow."""
+BOS_ROW, PAD_ROW, EOS_ROW, UNK_ROW = range(4)
+
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu"}
+MAX_POSITIONS = 4096
+"""Rows of a sinusoidal table at most: fairseq has no limit there."""
+
+FOREIGN = (
+    *("layernorm_embedding", "cross_self_attention", "no_cross_attention", "adaptive_input"),
+    *("adaptive_softmax_cutoff", "scale_fc", "scale_attn", "scale_heads", "scale_resids"),
+)
+"""Switches of parts that we do not have."""
+
+
+def read_fairseq(path: Path) -> Imported:
+    """Read a fairseq model.
+
+    Args:
+        path: the ``.pt`` file with the dictionaries and the sentencepiece model beside, or their folder.
+
+    Raises:
+        ConfigError: no such file.
+        DataError: a file is missing, malformed or hostile, or the model is not of this kind.
+    """
+    file = _checkpoint(path)
+    stored = TorchFile(file)
+    settings = _Settings(stored.value, file)
+    settings.check()
+    state = stored.value.get("model")
+    tensors = {name: stored.read(t).float() for name, t in stored.tensors(state, "model").items()}
+    tensors = _renamed(tensors)
+    languages = settings.text("source_lang"), settings.text("target_lang")
+    matrices = _matrices(tensors, settings)
+    source, target = _align(file, languages, (len(matrices[0]), len(matrices[1])))
+    words = order_words(source, target, matrices, None)
+    shapes = {side: _shape(tensors, settings, side, matrices[i]) for i, side in enumerate(("encoder", "decoder"))}
+    positions, length, ours = _positions(tensors, settings, shapes)
+    for side, shape in shapes.items():
+        for index in range(shape.layers):
+            ours |= to_ours(tensors, side, f"{side}.layers.{index}", f"{shape.prefix}.layers.{index}", str(file))
+        if shape.pre_norm:
+            for kind in ("weight", "bias"):
+                ours[f"{shape.prefix}.norm.{kind}"] = take(tensors, f"{side}.layer_norm.{kind}", str(file))
+    if tensors:
+        raise DataError(f"{file}: {min(tensors)} has no place in a standard Transformer")
+    node = model_node(
+        shapes["encoder"],
+        shapes["decoder"],
+        share=words.share,
+        positions=positions,
+        max_positions=length,
+        scale=not settings.flag("no_scale_embedding"),
+        output_bias=words.output_bias,
+    )
+    return Imported(file, node, {**ours, **words.tensors}, vocabulary_pair(source, target), *languages)
+
+
+def _checkpoint(path: Path) -> Path:
+    """The checkpoint that a path stands for."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ConfigError(f"path={path}: no such file or folder")
+    found = sorted(path.glob("*.pt"))
+    for name in ("checkpoint_best.pt", "model.pt", "checkpoint_last.pt"):
+        if path / name in found:
+            return path / name
+    if len(found) != 1:
+        raise DataError(f"{path}: {len(found)} checkpoints (*.pt) here; give path=FOLDER/FILE.pt")
+    return found[0]
+
+
+class _Settings:
+    """The training's settings: a flat namespace (``args``), or groups (``cfg``) since fairseq 0.10."""
+
+    def __init__(self, value: Any, file: Path) -> None:
+        if not isinstance(value, dict) or not isinstance(value.get("model"), dict):
+            raise DataError(f"{file}: not a fairseq checkpoint (no dict with a model)")
+        self.file = file
+        self.values = _fields(value.get("args"))
+        groups = _fields(value.get("cfg"))
+        for group in ("task", "model"):
+            self.values = {**_fields(groups.get(group)), **self.values}
+        if not self.values:
+            raise DataError(f"{file}: not a fairseq checkpoint (neither args nor cfg)")
+
+    def check(self) -> None:
+        """Refuse other architectures and parts that we do not have."""
+        arch = self.values.get("arch", self.values.get("_name"))
+        if not isinstance(arch, str) or not arch.startswith("transformer") or "_lm" in arch:
+            raise DataError(f"{self.file}: arch={arch!r}; only the Transformer for translation can be imported")
+        for name in FOREIGN:
+            if self.values.get(name):
+                raise DataError(f"{self.file}: {name} is set; it cannot be imported")
+
+    def flag(self, name: str) -> bool:
+        """A switch; off where it is missing."""
+        value = self.values.get(name, False)
+        if not isinstance(value, bool | int | None):
+            raise DataError(f"{self.file}: {name} is not a switch")
+        return bool(value)
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """A whole number above zero."""
+        value = self.values.get(name, default)
+        if type(value) is not int or value < 1:
+            raise DataError(f"{self.file}: {name} is missing or not a whole number above zero")
+        return value
+
+    def text(self, name: str) -> str:
+        """A language's code: what may stand in a file's name."""
+        value = self.values.get(name)
+        if not isinstance(value, str) or not value.replace("_", "").replace("-", "").isalnum():
+            raise DataError(f"{self.file}: {name} is missing or not the code of a language")
+        return value
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    """Attributes of a namespace, entries of a dict, or those of an OmegaConf dict."""
+    if isinstance(value, Record) and isinstance(value.state, dict):
+        content = value.state.get("_content")
+        if not isinstance(content, dict):
+            return value.state
+        return {key: _plain(node) for key, node in content.items()}
+    return value if isinstance(value, dict) else {}
+
+
+def _plain(node: Any) -> Any:
+    """The value in a leaf of an OmegaConf dict."""
+    if isinstance(node, Record) and isinstance(node.state, dict) and "_val" in node.state:
+        return node.state["_val"]
+    return node
+
+
+_OLD_NORMS = {
+    "encoder": ("self_attn_layer_norm", "final_layer_norm"),
+    "decoder": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+}
+
+
+def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of older versions as those of today; buffers without content are left out."""
+    result = {}
+    for name, tensor in tensors.items():
+        side, _, rest = name.partition(".")
+        if rest in ("version", "embed_positions._float_tensor", "embed_positions.weights"):
+            continue
+        parts = rest.split(".")
+        if len(parts) == 5 and parts[2] == "layer_norms" and parts[3].isdigit() and side in _OLD_NORMS:
+            norms = _OLD_NORMS[side]
+            if int(parts[3]) < len(norms):
+                result[f"{side}.layers.{parts[1]}.{norms[int(parts[3])]}.{parts[4]}"] = tensor
+                continue
+        if parts[-1] in ("in_proj_weight", "in_proj_bias") and tensor.size(0) % 3 == 0:
+            start, kind = name.rsplit(".", 1)
+            for letter, part in zip("qkv", tensor.chunk(3)):
+                result[f"{start}.{letter}_proj.{kind.removeprefix('in_proj_')}"] = part
+            continue
+        result["decoder.output_projection.weight" if name == "decoder.embed_out" else name] = tensor
+    return result
+
+
+def _matrices(tensors: dict[str, Tensor], settings: _Settings) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Word matrices of source, target and output (None: the target's), taken out of ``tensors``."""
+    file = str(settings.file)
+    source = take(tensors, "encoder.embed_tokens.weight", file)
+    target = take(tensors, "decoder.embed_tokens.weight", file)
+    if source.dim() != 2 or target.dim() != 2:
+        raise DataError(f"{file}: embed_tokens.weight is not a matrix")
+    all_one = settings.flag("share_all_embeddings")
+    if all_one:
+        source = target
+    if all_one or settings.flag("share_decoder_input_output_embed"):
+        tensors.pop("decoder.output_projection.weight", None)
+        return source, target, None
+    output = take(tensors, "decoder.output_projection.weight", file)
+    if output.shape != target.shape:
+        raise DataError(f"{file}: decoder.output_projection.weight has another shape than the words")
+    return source, target, output
+
+
+def _align(file: Path, languages: tuple[str, str], sizes: tuple[int, int]) -> tuple[Aligned, Aligned]:
+    folder = file.parent
+    words = [_read_dictionary(folder / f"dict.{lang}.txt", size) for lang, size in zip(languages, sizes)]
+    models = _sentencepiece_models(folder, languages)
+    content = [_read_bytes(model) for model in models]
+    for one, model, bytes_ in zip(words, models, content):
+        check_words(one, {str(model): bytes_})
+    target = align(content[1], str(models[1]), words[1], produced=True)
+    if content[0] == content[1] and words[0].rows == words[1].rows:
+        return target, target
+    return align(content[0], str(models[0]), words[0], produced=False), target
+
+
+def _sentencepiece_models(folder: Path, languages: tuple[str, str]) -> list[Path]:
+    """The sentencepiece model of each side: the only one, or those with the languages in their names."""
+    found = sorted(folder.glob("*.model"))
+    if not found:
+        raise DataError(
+            f"{folder}: no sentencepiece model (*.model) beside the dictionaries; other sub-words, such as "
+            "subword-nmt's codes, cannot be imported"
+        )
+    if len(found) == 1:
+        return [found[0], found[0]]
+    chosen = []
+    for language in languages:
+        own = [path for path in found if language in path.name.split(".")]
+        if len(own) != 1:
+            names = ", ".join(path.name for path in found)
+            raise DataError(f"{folder}: which of {names} is for {language}? Name them NAME.{language}.model")
+        chosen += own
+    return chosen
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_dictionary(path: Path, size: int) -> Words:
+    """Words and their rows: ``WORD COUNT [FLAG]`` a line, after the four special ones."""
+    rows = {word: row for row, word in enumerate(SPECIALS)}
+    try:
+        lines = _read_bytes(path).decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8") from error
+    count_rows = len(SPECIALS)
+    for number, line in enumerate(lines, start=1):
+        line = line.rstrip("\r")
+        if not line and number == len(lines):
+            continue
+        line, flag = line.removesuffix(" #fairseq:overwrite"), line.endswith(" #fairseq:overwrite")
+        word, _, count = line.rpartition(" ")
+        if not word or not count.isdigit():
+            raise DataError(f"{path}:{number}: expected a word and its count")
+        if word in rows and not flag:
+            raise DataError(f"{path}:{number}: {word!r} occurs twice")
+        rows[word] = count_rows
+        count_rows += 1
+    if count_rows != size:
+        raise DataError(f"{path}: {count_rows} words with the four special ones, but the checkpoint has {size}")
+    silent = frozenset(word for word in rows if word.startswith("madeupword")) | {"<s>"}
+    return Words(rows, size, PAD_ROW, EOS_ROW, EOS_ROW, UNK_ROW, str(path), silent)
+
+
+def _shape(tensors: Mapping[str, Tensor], settings: _Settings, side: str, words: Tensor) -> StackShape:
+    layers, embed_dim = count_layers(tensors, side), words.size(1)
+    inner = tensors.get(f"{side}.layers.0.fc1.weight")
+    if inner is None:
+        raise DataError(f"{settings.file}: {side}.layers.0.fc1.weight is missing")
+    heads = settings.number(f"{side}_attention_heads")
+    if embed_dim % heads:
+        raise DataError(f"{settings.file}: {side}_attention_heads={heads} does not divide the width, {embed_dim}")
+    activation = settings.values.get("activation_fn", "relu")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise DataError(f"{settings.file}: activation_fn; only {', '.join(ACTIVATIONS)} can be imported")
+    return StackShape(
+        key=f"model.{side}",
+        prefix="encoder" if side == "encoder" else "decoder.stack",
+        layers=layers,
+        embed_dim=embed_dim,
+        num_heads=heads,
+        ffn_dim=len(inner),
+        activation=ACTIVATIONS[activation],
+        pre_norm=settings.flag(f"{side}_normalize_before"),
+    )
+
+
+def _positions(
+    tensors: dict[str, Tensor], settings: _Settings, shapes: Mapping[str, StackShape]
+) -> tuple[str, int, dict[str, Tensor]]:
+    """Kind of positions, their number, and the tables."""
+    if settings.flag("no_token_positional_embeddings"):
+        return "none", MAX_POSITIONS, {}
+    limits = [settings.number(f"max_{side}_positions", 1024) for side in ("source", "target")]
+    tables = {}
+    for side, limit in zip(("encoder", "decoder"), limits):
+        first = PAD_ROW + 1  # rows up to the padding symbol's are not used
+        stored = tensors.pop(f"{side}.embed_positions.weight", None)
+        if settings.flag(f"{side}_learned_pos") != (stored is not None):
+            raise DataError(f"{settings.file}: {side}_learned_pos and {side}.embed_positions.weight do not fit")
+        if stored is None:
+            stored = sinusoids(first + min(limit, MAX_POSITIONS), shapes[side].embed_dim)
+        tables[side] = stored[first:]
+    length = min(len(table) for table in tables.values())  # one limit for both sides
+    ours = {"embedding.source.positions": tables["encoder"][:length].contiguous()}
+    ours["embedding.target.positions"] = tables["decoder"][:length].contiguous()
+    return "learned", length, ours
+
+
+def sinusoids(length: int, dim: int) -> Tensor:
+    """The table of fairseq: all sines, then all cosines, frequencies from 1 to 1 / 10000; float32 (length, dim)."""
+    half = dim // 2
+    frequency = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
+    angle = torch.arange(length).float()[:, None] * frequency
+    table = torch.cat([angle.sin(), angle.cos()], dim=1)
+    return torch.cat([table, table.new_zeros(length, dim - 2 * half)], dim=1)

@@ -1,0 +1,40 @@
+"""Models of other toolkits as checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nmt.config import ConfigError, suggest
+from nmt.interchange.fairseq import read_fairseq
+from nmt.interchange.imported import Imported, write_imported
+from nmt.interchange.marian import read_huggingface
+
+READERS: dict[str, Callable[[Path], Imported]] = {"fairseq": read_fairseq, "hf": read_huggingface}
+
+
+def import_checkpoint(format: str, path: str | Path, out: Path) -> None:
+    """Write a model of another toolkit as a checkpoint. No file of it is unpickled.
+
+    Args:
+        format: ``fairseq`` (a Transformer with its dictionaries and sentencepiece model) or ``hf`` (a Marian folder of
+            Hugging Face transformers, such as OPUS-MT's).
+        path: what to read.
+        out: folder to write; must not exist. It appears whole or not at all.
+
+    Raises:
+        ConfigError: no such format or path, or ``out`` exists.
+        DataError: a file is missing, malformed or hostile, or the model holds what we do not have.
+    """
+    if format not in READERS:
+        raise ConfigError(
+            f"format={format}: no such format; valid options: {', '.join(READERS)}{suggest(format, READERS)}"
+        )
+    out = Path(out)
+    if out.exists():
+        raise ConfigError(f"out={out} exists; choose another folder")
+    model = READERS[format](Path(path))
+    try:
+        write_imported(model, out.absolute(), format)
+    except OSError as error:
+        raise ConfigError(f"out={out}: cannot be written ({error.strerror or error})") from error

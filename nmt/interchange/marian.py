@@ -1,0 +1,240 @@
+"""Marian models of Hugging Face transformers, the OPUS-MT ones among them (Tiedemann and Thottingal 2020, EAMT).
+
+A folder with ``config.json``, the weights (``model.safetensors`` or ``pytorch_model.bin``), the sentencepiece models of
+both sides and one list of words, ``vocab.json``, whose rows need not be the pieces' numbers. The decoder starts with
+the padding symbol.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nmt.config import ConfigError, DataError
+from nmt.interchange.imported import Imported, order_words, vocabulary_pair
+from nmt.interchange.layers import count_layers, to_ours
+from nmt.interchange.pieces import Aligned, Words, align, check_words
+from nmt.interchange.standard import StackShape, model_node
+from nmt.interchange.stream import halves_from_turns, reorder_stream, turns_from_halves
+from nmt.interchange.torch_file import TorchFile
+from nmt.training.checkpoint import read_tensors
+
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "silu", "swish": "silu"}
+POSITION_TOLERANCE = 2e-3
+"""Between a stored table and the sinusoids; float16 is exact to 5e-4 at 1."""
+
+
+def read_huggingface(path: Path) -> Imported:
+    """Read a Marian folder.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        ConfigError: no such folder.
+        DataError: a file is missing, malformed or hostile, or the model is not of this kind.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"path={path}: no such folder")
+    config = _read_json(path / "config.json")
+    _check(config, path / "config.json")
+    tokenizer = _read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
+    file, tensors = _read_weights(path)
+    share_inputs = config.get("share_encoder_decoder_embeddings", True)
+    source, target = _align(path, config, tokenizer, _rows(tensors, share_inputs, file))
+    matrices = _matrices(tensors, config, str(file))
+    bias = tensors.pop("final_logits_bias", None)
+    words = order_words(source, target, matrices, None if bias is None else bias.flatten())
+    shapes = {side: _shape(tensors, config, side, matrices[0], path / "config.json") for side in ("encoder", "decoder")}
+    positions, ours = _positions(tensors, config, shapes["encoder"].embed_dim, path / "config.json")
+    for side, shape in shapes.items():
+        for index in range(shape.layers):
+            ours |= to_ours(tensors, side, f"model.{side}.layers.{index}", f"{shape.prefix}.layers.{index}", str(file))
+    if tensors:
+        raise DataError(f"{file}: {min(tensors)} has no place in a Marian model")
+    ours |= words.tensors
+    if positions == "sinusoidal":
+        ours = reorder_stream(ours, turns_from_halves(shapes["encoder"].embed_dim))
+    node = model_node(
+        shapes["encoder"],
+        shapes["decoder"],
+        share=words.share,
+        positions=positions,
+        max_positions=config["max_position_embeddings"],
+        scale=config.get("scale_embedding", False),
+        output_bias=words.output_bias,
+    )
+    languages = [str(tokenizer.get(f"{side}_lang") or side) for side in ("source", "target")]
+    return Imported(file, node, ours, vocabulary_pair(source, target), *languages)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({str(error)[:80]})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: not a JSON object")
+    return value
+
+
+_NUMBERS = (
+    *("max_position_embeddings", "encoder_attention_heads", "decoder_attention_heads"),
+    *("pad_token_id", "eos_token_id", "decoder_start_token_id"),
+)
+_SWITCHES = ("scale_embedding", "share_encoder_decoder_embeddings", "tie_word_embeddings")
+_FOREIGN = ("normalize_before", "normalize_embedding", "add_final_layer_norm", "add_bias_logits")
+
+
+def _check(config: dict[str, Any], file: Path) -> None:
+    """Refuse what is no Marian model, and values that would be misread."""
+    if config.get("model_type") != "marian":
+        raise DataError(f"{file}: model_type={config.get('model_type')!r}; only marian can be imported")
+    for name in _NUMBERS:
+        if type(config.get(name)) is not int or config[name] < 0:
+            raise DataError(f"{file}: {name}={config.get(name)!r} must be a whole number")
+    for name in _SWITCHES:
+        if not isinstance(config.get(name, True), bool):
+            raise DataError(f"{file}: {name}={config[name]!r} must be true or false")
+    for name in _FOREIGN:
+        if config.get(name):
+            raise DataError(f"{file}: {name}={config[name]!r} is not supported")
+    if not 1 <= config["max_position_embeddings"] <= 1 << 16:
+        raise DataError(f"{file}: max_position_embeddings={config['max_position_embeddings']} is out of range")
+    if config.get("activation_function") not in ACTIVATIONS:
+        raise DataError(
+            f"{file}: activation_function={config.get('activation_function')!r}; "
+            f"only {', '.join(ACTIVATIONS)} can be imported"
+        )
+
+
+def _read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The file and its tensors in float32."""
+    file = path / "model.safetensors"
+    if file.is_file():
+        tensors = read_tensors(file)
+    else:
+        file = path / "pytorch_model.bin"
+        if not file.is_file():
+            raise DataError(f"{path}: no weights here: neither model.safetensors nor pytorch_model.bin")
+        stored = TorchFile(file)
+        tensors = {name: stored.read(t) for name, t in stored.tensors(stored.value, "what it holds").items()}
+    return file, {name: t.float() for name, t in tensors.items()}
+
+
+def _rows(tensors: dict[str, Tensor], share_inputs: bool, file: Path) -> tuple[int, int]:
+    """Rows of the source's and the target's matrix."""
+    sizes = []
+    for side in ("encoder", "decoder"):
+        names = ["model.shared.weight"] if share_inputs else []
+        found = next((n for n in [*names, f"model.{side}.embed_tokens.weight"] if n in tensors), None)
+        if found is None or tensors[found].dim() != 2:
+            raise DataError(f"{file}: model.{side}.embed_tokens.weight is missing")
+        sizes.append(len(tensors[found]))
+    return sizes[0], sizes[1]
+
+
+def _matrices(tensors: dict[str, Tensor], config: dict[str, Any], file: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Word matrices of source, target and output (None: the target's); taken out of ``tensors``."""
+    shared = tensors.pop("model.shared.weight", None)
+    source, target, output = (
+        tensors.pop(name, None)
+        for name in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
+    )
+    if config.get("share_encoder_decoder_embeddings", True):
+        source = target = shared if shared is not None else source
+    if source is None or target is None:
+        raise DataError(f"{file}: model.shared.weight is missing")
+    if config.get("tie_word_embeddings", True):
+        output = None
+    elif output is None:
+        raise DataError(f"{file}: lm_head.weight is missing")
+    return source, target, output
+
+
+def _align(
+    path: Path, config: dict[str, Any], tokenizer: dict[str, Any], sizes: tuple[int, int]
+) -> tuple[Aligned, Aligned]:
+    separate = bool(tokenizer.get("separate_vocabs", False))
+    files = (path / "vocab.json", path / ("target_vocab.json" if separate else "vocab.json"))
+    words, models = [], []
+    for side, file, size in zip(("source", "target"), files, sizes):
+        words.append(_words(file, size, config, str(tokenizer.get("unk_token") or "<unk>")))
+        model = path / f"{side}.spm"
+        try:
+            models.append(model.read_bytes())
+        except OSError as error:
+            raise DataError(f"{model}: cannot be read ({error.strerror or error})") from error
+    made_by = {str(path / f"{side}.spm"): model for side, model in zip(("source", "target"), models)}
+    for one in words:
+        check_words(one, made_by)
+    target = align(models[1], str(path / "target.spm"), words[1], produced=True)
+    if models[0] == models[1] and words[0] == words[1]:
+        return target, target
+    return align(models[0], str(path / "source.spm"), words[0], produced=False), target
+
+
+def _words(file: Path, size: int, config: dict[str, Any], unk: str) -> Words:
+    rows = _read_json(file)
+    values = list(rows.values())
+    if not all(type(row) is int and 0 <= row < size for row in values) or len(set(values)) != len(values):
+        raise DataError(f"{file}: its values must be different whole numbers below {size}, the rows of the matrix")
+    codes = [word for word in rows if word.startswith(">>") and word.endswith("<<")]
+    if codes:
+        raise DataError(f"{file}: a model with several target languages ({codes[0]}) cannot be imported")
+    if unk not in rows:
+        raise DataError(f"{file}: the word for unknown words, {unk!r}, is missing")
+    pad, eos, start = (config[f"{name}_token_id"] for name in ("pad", "eos", "decoder_start"))
+    if max(pad, eos, start) >= size:
+        raise DataError(f"{file.parent / 'config.json'}: a special word's number is not below {size}")
+    names = {row: word for word, row in rows.items()}
+    silent = frozenset(names[row] for row in (pad, eos, start) if row in names)
+    return Words(rows, size, pad, start, eos, rows[unk], str(file), silent)
+
+
+def _shape(tensors: dict[str, Tensor], config: dict[str, Any], side: str, words: Tensor, file: Path) -> StackShape:
+    embed_dim, heads = words.size(1), config[f"{side}_attention_heads"]
+    if heads < 1 or embed_dim % heads:
+        raise DataError(f"{file}: {side}_attention_heads={heads} does not divide the width, {embed_dim}")
+    layers = count_layers(tensors, f"model.{side}")
+    inner = tensors.get(f"model.{side}.layers.0.fc1.weight")
+    if inner is None or layers != config.get(f"{side}_layers"):
+        raise DataError(f"{file}: {side}_layers={config.get(f'{side}_layers')}, but the weights have {layers}")
+    return StackShape(
+        key=f"model.{side}",
+        prefix="encoder" if side == "encoder" else "decoder.stack",
+        layers=layers,
+        embed_dim=embed_dim,
+        num_heads=heads,
+        ffn_dim=len(inner),
+        activation=ACTIVATIONS[config["activation_function"]],
+        pre_norm=False,
+    )
+
+
+def _positions(
+    tensors: dict[str, Tensor], config: dict[str, Any], dim: int, file: Path
+) -> tuple[str, dict[str, Tensor]]:
+    """``sinusoidal`` and nothing, or ``learned`` and the tables where others than sinusoids are stored."""
+    stored = {side: tensors.pop(f"model.{side}.embed_positions.weight", None) for side in ("encoder", "decoder")}
+    length = config["max_position_embeddings"]
+    tables = {side: table for side, table in stored.items() if table is not None}
+    if any(table.shape != (length, dim) for table in tables.values()):
+        raise DataError(f"{file}: max_position_embeddings={length}, but the table of positions has another shape")
+    own = _sinusoids(length, dim)[:, halves_from_turns(dim)]
+    if all(torch.allclose(table, own, rtol=0, atol=POSITION_TOLERANCE) for table in tables.values()):
+        return "sinusoidal", {}
+    source, target = (tables.get(side, own).contiguous() for side in ("encoder", "decoder"))
+    return "learned", {"embedding.source.positions": source, "embedding.target.positions": target}
+
+
+def _sinusoids(length: int, dim: int) -> Tensor:
+    """Sine and cosine in turn (Vaswani et al. 2017, arXiv:1706.03762, section 3.5), float32 (length, dim)."""
+    angle = torch.arange(length).double()[:, None] / 10000 ** (torch.arange(0, dim, 2).double() / dim)
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim].float()
