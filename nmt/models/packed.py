@@ -33,12 +33,14 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        rows = x.reshape(-1, self.in_features)
-        num_rows = rows.size(0)
-        if num_rows < _FASTEST_ROWS:
-            rows = rows.repeat(-(-_FASTEST_ROWS // max(1, num_rows)), 1)
-        y = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")[:num_rows]
-        return y.view(*x.shape[:-1], self.out_features)
+        num_rows = x.numel() // self.in_features
+        if num_rows >= _FASTEST_ROWS:
+            return torch.ops.mkldnn._linear_pointwise.default(x, self._weight, self._bias, "none", [], "")
+        if num_rows == 0:
+            return x.new_empty((*x.shape[:-1], self.out_features))
+        rows = torch.cat([x.reshape(num_rows, self.in_features)] * -(-_FASTEST_ROWS // num_rows))
+        y = torch.ops.mkldnn._linear_pointwise.default(rows, self._weight, self._bias, "none", [], "")
+        return y[:num_rows].view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
