@@ -22,8 +22,8 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
 
-    The products run where they are fastest. On a CPU in bfloat16 torch's fused kernel is slow, its backward pass
-    several times so: there they run in float32, unless a batch is being decoded (see ``BATCHED_ELEMENTS``).
+    The products run where they are fastest. On a CPU in bfloat16 the backward pass of torch's fused kernel is several
+    times slower than in float32: there training runs in float32. For decoding see ``BATCHED_ELEMENTS``.
 
     Args:
         q: (bsz, num_heads, tgt_len, head_dim).
@@ -37,13 +37,11 @@ def attend(
     Returns:
         (bsz, num_heads, tgt_len, head_dim).
     """
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and torch.is_inference_mode_enabled():
         few, large = q.size(2) <= BATCHED_QUERIES, k.numel() >= BATCHED_ELEMENTS
-        if few and large and not (is_causal or dropout) and torch.is_inference_mode_enabled():
+        if few and large and not (is_causal or dropout):
             return _attend_batched(q, k, v, attn_mask)
-    if q.device.type == "cpu" and (q.dtype is not torch.float64) and (k.dtype, q.dtype) != (torch.float32,) * 2:
-        if attn_mask is not None and attn_mask.dtype is not torch.bool:
-            attn_mask = attn_mask.float()
+    elif q.device.type == "cpu" and q.dtype is not torch.float64 and (k.dtype, q.dtype) != (torch.float32,) * 2:
         with torch.autocast("cpu", enabled=False):
             full = F.scaled_dot_product_attention(
                 q.float(), k.float(), v.float(), attn_mask=attn_mask, is_causal=is_causal, dropout_p=dropout

@@ -116,10 +116,10 @@ class Step:
         """
         heads, num_tokens, dim = value.shape[1:]
         blocks = cache.blocks(self.beam)  # (bsz, heads, max_len * beam, dim)
-        new = value.view(-1, self.beam, heads, num_tokens, dim).permute(0, 2, 3, 1, 4)
         end = self.span * self.beam
-        blocks[:, :, end - num_tokens * self.beam : end].view(new.shape).copy_(new)
-        return blocks[:, :, :end]
+        new = value.view(-1, self.beam, heads, num_tokens, dim).permute(0, 2, 3, 1, 4)
+        blocks.narrow(2, end - num_tokens * self.beam, num_tokens * self.beam).view(new.shape).copy_(new)
+        return blocks.narrow(2, 0, end)
 
     def queries(self, q: Tensor) -> Tensor:
         """(rows, heads, num_tokens, dim) to (bsz, heads, beam * num_tokens, dim): a sentence asks as one."""
