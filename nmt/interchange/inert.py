@@ -145,6 +145,11 @@ class _Machine:
         del self.stack[len(self.stack) - count :]
         return items
 
+    def dict_above_mark(self) -> None:
+        items = self.above_mark()
+        self.stack.append({})
+        self.set_items(items)
+
     def global_name(self) -> Name:
         module, name = self.pop(2)
         if not isinstance(module, str) or not isinstance(name, str):
@@ -193,6 +198,7 @@ _ACTIONS: dict[str, _Action] = {
     "TUPLE1": lambda m, _: m.stack.append(m.pop(1)),
     "TUPLE2": lambda m, _: m.stack.append(m.pop(2)),
     "TUPLE3": lambda m, _: m.stack.append(m.pop(3)),
+    "DICT": lambda m, _: m.dict_above_mark(),
     "LIST": lambda m, _: m.stack.append(m.above_mark()),
     "FROZENSET": lambda m, _: m.stack.append(frozenset(map(_key, m.above_mark()))),
     "ADDITEMS": lambda m, _: _extend_set(m),

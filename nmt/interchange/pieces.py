@@ -112,7 +112,9 @@ def check_words(words: Words, models: Mapping[str, bytes]) -> None:
         DataError: not sentencepiece models, or too many words are no pieces of any.
     """
     known = {piece.piece for name, model in models.items() for piece in _parse(model, name).pieces}
-    foreign = [word for word, row in words.rows.items() if word not in known and word not in words.silent]
+    known |= words.silent
+    special = {words.pad, words.start, words.eos, words.unk}
+    foreign = [word for word, row in words.rows.items() if row not in special and word not in known]
     if len(foreign) > FOREIGN_SHARE * words.size:
         raise DataError(
             f"{words.name}: does not belong to {' and '.join(models)}: {len(foreign)} of its {words.size} words are "
