@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
-from nmt.interchange.imported import Imported, order_words, vocabulary_pair
+from nmt.interchange.imported import Imported, check_dims, order_words, vocabulary_pair
 from nmt.interchange.inert import Record
 from nmt.interchange.layers import count_layers, take, to_ours
 from nmt.interchange.pieces import Aligned, Words, align, check_words
@@ -54,11 +54,12 @@ def read_fairseq(path: Path) -> Imported:
     settings.check()
     state = stored.value.get("model")
     tensors = {name: stored.read(t).float() for name, t in stored.tensors(state, "model").items()}
+    check_dims(tensors, str(file))
     tensors = _renamed(tensors)
     languages = settings.text("source_lang"), settings.text("target_lang")
     matrices = _matrices(tensors, settings)
     source, target = _align(file, languages, (len(matrices[0]), len(matrices[1])))
-    words = order_words(source, target, matrices, None)
+    words = order_words(source, target, matrices, None, str(file))
     shapes = {side: _shape(tensors, settings, side, matrices[i]) for i, side in enumerate(("encoder", "decoder"))}
     positions, length, ours = _positions(tensors, settings, shapes)
     for side, shape in shapes.items():
@@ -191,18 +192,15 @@ def _matrices(tensors: dict[str, Tensor], settings: _Settings) -> tuple[Tensor, 
     file = str(settings.file)
     source = take(tensors, "encoder.embed_tokens.weight", file)
     target = take(tensors, "decoder.embed_tokens.weight", file)
-    if source.dim() != 2 or target.dim() != 2:
-        raise DataError(f"{file}: embed_tokens.weight is not a matrix")
+    if source.dim() != 2 or target.dim() != 2 or min(source.size(1), target.size(1)) < 4:
+        raise DataError(f"{file}: embed_tokens.weight is not a matrix of at least 4 columns")
     all_one = settings.flag("share_all_embeddings")
     if all_one:
         source = target
     if all_one or settings.flag("share_decoder_input_output_embed"):
         tensors.pop("decoder.output_projection.weight", None)
         return source, target, None
-    output = take(tensors, "decoder.output_projection.weight", file)
-    if output.shape != target.shape:
-        raise DataError(f"{file}: decoder.output_projection.weight has another shape than the words")
-    return source, target, output
+    return source, target, take(tensors, "decoder.output_projection.weight", file)
 
 
 def _align(file: Path, languages: tuple[str, str], sizes: tuple[int, int]) -> tuple[Aligned, Aligned]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from nmt.config import DataError
 from nmt.interchange.pieces import Aligned
+from nmt.interchange.stream import reorder_stream, turns_from_halves
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.checkpoint import describe, load_tensors, model_files, model_tensors, write_folder
@@ -30,6 +33,7 @@ class Imported:
         vocabularies: of both sides.
         source_language: its code.
         target_language: its code.
+        halves: its sinusoidal positions list all sines, then all cosines; ours take turns.
     """
 
     file: Path
@@ -38,6 +42,7 @@ class Imported:
     vocabularies: VocabularyPair
     source_language: str
     target_language: str
+    halves: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class WordTensors:
 
 
 def order_words(
-    source: Aligned, target: Aligned, matrices: tuple[Tensor, Tensor, Tensor | None], bias: Tensor | None
+    source: Aligned, target: Aligned, matrices: tuple[Tensor, Tensor, Tensor | None], bias: Tensor | None, file: str
 ) -> WordTensors:
     """Bring word matrices into the order of our vocabularies.
 
@@ -65,8 +70,16 @@ def order_words(
         target: the target's.
         matrices: of source, target and output; None where the output is the target's.
         bias: of the output (rows of the output's matrix,), None where there is none.
+        file: for messages.
+
+    Raises:
+        DataError: matrix and bias of the output are not of the target's shape.
     """
     source_words, target_words, output = matrices
+    if output is not None and output.shape != target_words.shape:
+        raise DataError(f"{file}: the output's matrix has another shape than the words of the target")
+    if bias is not None and len(bias) != len(target_words):
+        raise DataError(f"{file}: the output's bias has another length than the words of the target")
     tied_inputs = source is target and source_words is target_words
     share = "none" if output is not None else "all" if tied_inputs else "decoder"
     tensors = {"embedding.source.words.weight": source_words[source.rows]}
@@ -79,6 +92,17 @@ def order_words(
         ordered = torch.zeros(len(target.rows)) if bias is None else bias[target.rows]
         tensors["output.projection.bias"] = ordered.masked_fill(target.never, NEVER)
     return WordTensors(share, tensors, output_bias)
+
+
+def check_dims(tensors: Mapping[str, Tensor], file: str) -> None:
+    """Refuse tensors that are neither vectors nor matrices.
+
+    Raises:
+        DataError: there is one.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dim() not in (1, 2):
+            raise DataError(f"{file}: {name} has {tensor.dim()} dimensions; a Transformer has vectors and matrices")
 
 
 def vocabulary_pair(source: Aligned, target: Aligned) -> VocabularyPair:
@@ -106,4 +130,7 @@ def write_imported(model: Imported, out: Path, origin: str) -> None:
     )
     built = build("task", config.task, key="task").build_model(config.model, model.vocabularies)
     load_tensors(built, model.tensors, model.file)
-    write_folder(out, model_files(model_tensors(built), config, model.vocabularies))
+    tensors = model_tensors(built)
+    if model.halves:
+        tensors = reorder_stream(tensors, turns_from_halves(model.node["encoder"]["embed_dim"]))
+    write_folder(out, model_files(tensors, config, model.vocabularies))

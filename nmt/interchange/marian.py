@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
-from nmt.interchange.imported import Imported, order_words, vocabulary_pair
+from nmt.interchange.imported import Imported, check_dims, order_words, vocabulary_pair
 from nmt.interchange.layers import count_layers, to_ours
 from nmt.interchange.pieces import Aligned, Words, align, check_words
 from nmt.interchange.standard import StackShape, model_node
-from nmt.interchange.stream import halves_from_turns, reorder_stream, turns_from_halves
+from nmt.interchange.stream import halves_from_turns
 from nmt.interchange.torch_file import TorchFile
 from nmt.training.checkpoint import read_tensors
 
@@ -44,11 +44,11 @@ def read_huggingface(path: Path) -> Imported:
     _check(config, path / "config.json")
     tokenizer = _read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
     file, tensors = _read_weights(path)
-    share_inputs = config.get("share_encoder_decoder_embeddings", True)
-    source, target = _align(path, config, tokenizer, _rows(tensors, share_inputs, file))
+    check_dims(tensors, str(file))
     matrices = _matrices(tensors, config, str(file))
+    source, target = _align(path, config, tokenizer, (len(matrices[0]), len(matrices[1])))
     bias = tensors.pop("final_logits_bias", None)
-    words = order_words(source, target, matrices, None if bias is None else bias.flatten())
+    words = order_words(source, target, matrices, None if bias is None else bias.flatten(), str(file))
     shapes = {side: _shape(tensors, config, side, matrices[0], path / "config.json") for side in ("encoder", "decoder")}
     positions, ours = _positions(tensors, config, shapes["encoder"].embed_dim, path / "config.json")
     for side, shape in shapes.items():
@@ -57,8 +57,6 @@ def read_huggingface(path: Path) -> Imported:
     if tensors:
         raise DataError(f"{file}: {min(tensors)} has no place in a Marian model")
     ours |= words.tensors
-    if positions == "sinusoidal":
-        ours = reorder_stream(ours, turns_from_halves(shapes["encoder"].embed_dim))
     node = model_node(
         shapes["encoder"],
         shapes["decoder"],
@@ -69,7 +67,8 @@ def read_huggingface(path: Path) -> Imported:
         output_bias=words.output_bias,
     )
     languages = [str(tokenizer.get(f"{side}_lang") or side) for side in ("source", "target")]
-    return Imported(file, node, ours, vocabulary_pair(source, target), *languages)
+    halves = positions == "sinusoidal"
+    return Imported(file, node, ours, vocabulary_pair(source, target), languages[0], languages[1], halves)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -128,34 +127,26 @@ def _read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
     return file, {name: t.float() for name, t in tensors.items()}
 
 
-def _rows(tensors: dict[str, Tensor], share_inputs: bool, file: Path) -> tuple[int, int]:
-    """Rows of the source's and the target's matrix."""
-    sizes = []
-    for side in ("encoder", "decoder"):
-        names = ["model.shared.weight"] if share_inputs else []
-        found = next((n for n in [*names, f"model.{side}.embed_tokens.weight"] if n in tensors), None)
-        if found is None or tensors[found].dim() != 2:
-            raise DataError(f"{file}: model.{side}.embed_tokens.weight is missing")
-        sizes.append(len(tensors[found]))
-    return sizes[0], sizes[1]
-
-
 def _matrices(tensors: dict[str, Tensor], config: dict[str, Any], file: str) -> tuple[Tensor, Tensor, Tensor | None]:
     """Word matrices of source, target and output (None: the target's); taken out of ``tensors``."""
     shared = tensors.pop("model.shared.weight", None)
-    source, target, output = (
-        tensors.pop(name, None)
-        for name in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
-    )
-    if config.get("share_encoder_decoder_embeddings", True):
-        source = target = shared if shared is not None else source
-    if source is None or target is None:
-        raise DataError(f"{file}: model.shared.weight is missing")
-    if config.get("tie_word_embeddings", True):
-        output = None
-    elif output is None:
+    tied = config.get("tie_word_embeddings", True)
+    both_sides = tied and config.get("share_encoder_decoder_embeddings", True)
+    sides = []
+    for side in ("encoder", "decoder"):
+        own = tensors.pop(f"model.{side}.embed_tokens.weight", None)
+        # Untied models store a shared matrix beside those of the sides without using it.
+        found = shared if own is None or (both_sides and shared is not None) else own
+        if found is None or found.dim() != 2 or found.size(1) < 2:
+            raise DataError(f"{file}: model.{side}.embed_tokens.weight is missing")
+        sides.append(found)
+    source, target = sides
+    output = tensors.pop("lm_head.weight", None)
+    if not tied and output is None:
         raise DataError(f"{file}: lm_head.weight is missing")
-    return source, target, output
+    if source.shape == target.shape and torch.equal(source, target):
+        source = target
+    return source, target, None if tied else output
 
 
 def _align(

@@ -69,7 +69,7 @@ def write_checkpoint(tmp_path: Path, golden: Path) -> WriteCheckpoint:
         pair = vocabularies or VocabularyPair.load(golden)
         for override in overrides:
             key, value = override.split("=")
-            OmegaConf.update(config.model, key, OmegaConf.create(f"value: {value}").value, force_add=True)
+            OmegaConf.update(config.model, key, OmegaConf.create(f"value: {value}").value, merge=False, force_add=True)
         config.checkpoint.vocabulary = pair.digest
         torch.manual_seed(seed)
         model = build_model(config.model, source_size=len(pair.source), target_size=len(pair.target), joint=pair.joint)
