@@ -40,6 +40,7 @@ setup(
         "torch>=2.6,<2.14",
         "numpy>=1.26",
         "sentencepiece>=0.2",
+        "protobuf",
         "sacrebleu>=2.4",
         "hydra-core>=1.3,<1.4",
         "omegaconf>=2.3,<2.4",

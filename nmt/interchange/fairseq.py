@@ -60,7 +60,10 @@ def read_fairseq(path: Path) -> Imported:
     matrices = _matrices(tensors, settings)
     source, target = _align(file, languages, (len(matrices[0]), len(matrices[1])))
     words = order_words(source, target, matrices, None, str(file))
-    shapes = {side: _shape(tensors, settings, side, matrices[i]) for i, side in enumerate(("encoder", "decoder"))}
+    shapes = {
+        "encoder": _shape(tensors, settings, "encoder", matrices[0]),
+        "decoder": _shape(tensors, settings, "decoder", matrices[1]),
+    }
     positions, length, ours = _positions(tensors, settings, shapes)
     for side, shape in shapes.items():
         for index in range(shape.layers):

@@ -124,9 +124,9 @@ def check_words(words: Words, models: Mapping[str, bytes]) -> None:
 
 def _parse(model: bytes, name: str) -> Any:
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
+    from sentencepiece import sentencepiece_model_pb2 as messages
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto: Any = getattr(messages, "ModelProto")()  # noqa: B009 - its classes are made on import, unseen by mypy
     try:
         proto.ParseFromString(model)
     except DecodeError as error:
