@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE_DIR = {"nmt": "nmt", "nmt.modules": "modules", "nmt.criterions": "criterions", "nmt.conf": "conf"}
-COMMANDS = ("preprocess", "train", "generate", "score", "average", "components", "export", "import")
+COMMANDS = ("preprocess", "train", "generate", "score", "average", "components", "export", "import", "bench")
 PEERS = ["ctranslate2>=4.4", "transformers>=5,<6"]
 """Toolkits that models are exported to and measured against."""
 
@@ -48,6 +48,7 @@ setup(
         "safetensors>=0.4",
         "tqdm>=4.66",
         "tensorboard>=2.16",
+        "matplotlib>=3.8",
         'triton>=3.2; platform_system == "Linux" and platform_machine == "x86_64"',
     ],
     extras_require={

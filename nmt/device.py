@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import sys
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmt.config import ConfigError
@@ -37,6 +39,8 @@ def peak_memory_mib(device: torch.device) -> float:
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(OSError, IndexError):  # where there is /proc: ru_maxrss starts with the parent's memory
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**10
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes
 

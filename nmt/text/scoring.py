@@ -50,12 +50,14 @@ class Score:
         score: 0 to 100 (TER: 0 is best).
         signature: sacrebleu's.
         details: what sacrebleu adds: precisions, brevity penalty and lengths for BLEU.
+        interval: half the width of the 95 % confidence interval, where it was asked for.
     """
 
     name: str
     score: float
     signature: str
     details: str = ""
+    interval: float | None = None
 
     def __str__(self) -> str:
         return f"{self.name} = {self.score:.2f}{f' {self.details}' if self.details else ''} ({self.signature})"
@@ -106,8 +108,24 @@ def chrf(hypotheses: Sequence[str], references: Sequence[Any]) -> Score:
     return corpus_score("chrf", hypotheses, references)
 
 
-def corpus_score(metric: str, hypotheses: Sequence[str], references: Sequence[Any], *, tokenize: str = "13a") -> Score:
-    """One of ``METRICS``; arguments as for `bleu`.
+def corpus_score(
+    metric: str,
+    hypotheses: Sequence[str],
+    references: Sequence[Any],
+    *,
+    tokenize: str = "13a",
+    samples: int = 0,
+    seed: int = 12345,
+) -> Score:
+    """One of ``METRICS``; arguments as for `bleu`, and those of the confidence interval.
+
+    Args:
+        metric: its name.
+        hypotheses: one line a sentence.
+        references: one line a sentence, or several such lists.
+        tokenize: BLEU's tokeniser.
+        samples: corpora resampled for the confidence interval (Koehn 2004); 0: none.
+        seed: of the resampling.
 
     Raises:
         ConfigError: unknown metric or tokeniser.
@@ -118,9 +136,11 @@ def corpus_score(metric: str, hypotheses: Sequence[str], references: Sequence[An
     scorer = make_metric(metric, tokenize)
     if not hypotheses:
         raise DataError("there is nothing to score: no line")
-    result = scorer.corpus_score(list(hypotheses), columns)
+    with _sacrebleu_seed(seed):
+        result = scorer.corpus_score(list(hypotheses), columns, n_bootstrap=max(1, samples))
     details = str(result).split(" = ", 1)[1].partition(" ")[2] if metric == "bleu" else ""
-    return Score(str(result.name), float(result.score), str(scorer.get_signature()), details)
+    interval = float(result._ci) if samples else None  # public only as a part of the formatted text
+    return Score(str(result.name), float(result.score), str(scorer.get_signature()), details, interval)
 
 
 def as_columns(references: Sequence[Any]) -> list[list[str]]:

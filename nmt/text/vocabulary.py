@@ -109,6 +109,10 @@ class Vocabulary:
         """Pieces of a line as sentencepiece writes them (``▁`` for a space)."""
         return list(self._processor.encode(line, out_type=str))
 
+    def join(self, pieces: Iterable[str]) -> str:
+        """Text of some pieces."""
+        return str(self._processor.decode(list(pieces)))
+
     def piece(self, index: int) -> str:
         """The piece of one id."""
         return str(self._processor.id_to_piece(int(index)))

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from nmt.config import ConfigError, DataError
+from nmt.provenance import provenance
 from nmt.training.checkpoint import MODEL_FILE, write_folder
 
 logger = logging.getLogger(__name__)
@@ -26,7 +22,6 @@ STATE_FILES = ("training.safetensors", "training.json")
 EXTENDABLE = ("train.max_updates", "train.max_epochs", "train.patience")
 """Keys that may change when a run goes on: they say when to stop, not what is learned."""
 IRRELEVANT = ("run", "device", "threads")
-PACKAGES = ("nmt", "torch", "numpy", "sentencepiece", "sacrebleu", "hydra-core", "safetensors")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,33 +94,12 @@ def append_manifest(folder: Path, *, corpora: dict[str, str], **facts: Any) -> N
         raise ConfigError(f"run={folder}: corpus {changed[0]} has changed since the run began; choose another run=")
     entries.append(
         {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "command": sys.orig_argv,  # as typed; sys.argv holds what Hydra is given
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "versions": {name: _version(name) for name in PACKAGES},
-            "git": _git_revision(),
+            **provenance(),
             "corpora": corpora,
             **facts,
         }
     )
     write_text(path, json.dumps(entries, indent=1))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_revision() -> str | None:
-    """Revision of the source that runs, with ``-dirty`` where it was changed; None outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 class CheckpointStore:

@@ -1,0 +1,168 @@
+"""What ``nmt-bench`` does: open systems, measure them side by side, write the results."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from nmt.benchmark.measure import Cell, Measured, Start, measure, measure_starts, speedup
+from nmt.benchmark.options import OWN, BenchOptions, SystemSpec
+from nmt.benchmark.profile import profile_decoding
+from nmt.benchmark.report import RESULTS_FILE, check_folder, write_report
+from nmt.benchmark.systems import Search
+from nmt.benchmark.worker import Settings
+from nmt.config import ConfigError
+from nmt.device import torch_device
+from nmt.interchange.export import export_checkpoint
+from nmt.provenance import num_cores, provenance
+from nmt.text.scoring import check_counts, corpus_score, read_lines
+from nmt.training.checkpoint import resolve_checkpoint
+
+logger = logging.getLogger(__name__)
+
+BOOTSTRAP_SAMPLES = 1000
+PACKAGES = {"ctranslate2": "ctranslate2", "hf": "transformers"}
+"""What a peer needs installed."""
+
+
+def run_benchmark(options: BenchOptions) -> list[dict[str, Any]]:
+    """Measure, and write ``results.json``, ``report.md`` and the plots into ``out``.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ConfigError: an option is wrong, a package is missing, or a model has no equal in a peer.
+        DataError: a file is missing or damaged, or input and reference differ in length.
+        SystemFailed: a system failed while it was measured.
+    """
+    out = Path(options.out)
+    check_folder(out)
+    lines = read_lines(options.input)
+    if not any(line.strip() for line in lines):
+        raise ConfigError(f"input={options.input}: there is no text in it")
+    references = None if options.reference is None else read_lines(options.reference)
+    if references is not None:
+        check_counts({options.input: lines, str(options.reference): references})
+    for name, _ in options.peer_formats:
+        if find_spec(PACKAGES[name]) is None:
+            raise ConfigError(f"peers={name} needs the package {PACKAGES[name]}: pip install 'nmt[peers]'")
+    device = torch_device(options.device)
+    settings = Settings(options.device, options.threads or num_cores(), tuple(options.plugins))
+    sample = spread(lines, options.lines)
+    with tempfile.TemporaryDirectory(prefix="nmt-bench-") as exports:
+        specs = systems(options, Path(exports))
+        wanted = [
+            Cell(s, search(options, beam), batch) for beam in options.beams for batch in options.batches for s in specs
+        ]
+        # One line in, one line out is what latency is measured by, whatever rows were asked for.
+        alone = [Cell(spec, search(options, beam), 1) for beam in options.beams for spec in specs]
+        cells = list(dict.fromkeys([*wanted, *alone]))
+        starts = measure_starts(wanted, sample, settings)
+        found = measure(cells, lines, sample, settings, repeats=options.repeats, quality=references is not None)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    rows = [row(cell, wanted[0], starts[cell], found, references, where) for cell in wanted]
+    facts = {
+        **provenance("ctranslate2", "transformers"),
+        "device": where,
+        "threads": settings.threads,
+        "input": options.input,
+        "reference": options.reference,
+        "lines": len(lines),
+        "lines_timed": len(sample),
+        "repeats": options.repeats,
+        "forced_length": options.forced_length,
+        "length_penalty": options.search.length_penalty,
+    }
+    profiles = profile_decoding(options, settings, sample) if options.profile else []
+    write_report(out, rows, facts, profiles)
+    logger.info("%s: %d rows", out / RESULTS_FILE, len(rows))
+    return rows
+
+
+def spread(lines: Sequence[str], number: int | None) -> list[str]:
+    """So many lines with text, evenly spread; all where there are not more."""
+    full = [line for line in lines if line.strip()]
+    if number is None or number >= len(full):
+        return full
+    return [full[i] for i in np.linspace(0, len(full) - 1, number).round().astype(int)]
+
+
+def search(options: BenchOptions, beam: int) -> Search:
+    """The search of a row."""
+    return Search(beam, options.search.length_penalty, options.forced_length)
+
+
+def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
+    """All systems: each checkpoint in each of our formats, then in each of the peers'.
+
+    Args:
+        options: of the command.
+        exports: folder for the peers' models.
+    """
+    specs: list[SystemSpec] = []
+    for number, checkpoint in enumerate(options.checkpoints):
+        resolve_checkpoint(checkpoint)  # that there is none should show now
+        specs.extend(SystemSpec(OWN, checkpoint, precision, checkpoint) for precision in options.precisions)
+        for name, precision in options.peer_formats:
+            folder = exports / f"{number}-{name}"
+            if not folder.exists():
+                export_checkpoint(checkpoint, name, folder)
+            specs.append(SystemSpec(name, checkpoint, precision, str(folder)))
+    return specs
+
+
+def row(
+    cell: Cell,
+    first: Cell,
+    start: Start,
+    found: Mapping[Cell, Measured],
+    references: list[str] | None,
+    device: str,
+) -> dict[str, Any]:
+    """A row of the results: see docs/benchmark.md.
+
+    Args:
+        cell: whose.
+        first: the cell of the first row; the first one of equal search and batch has the same system.
+        start: of the cell.
+        found: all measurements.
+        references: of the whole input.
+        device: name of the device.
+    """
+    measured, alone = found[cell], found[Cell(cell.spec, cell.search, 1)]
+    scores: dict[str, float | None] = dict.fromkeys(("bleu", "bleu_ci", "chrf", "chrf_ci"))
+    if references is not None and measured.texts is not None:
+        for name in ("bleu", "chrf"):
+            score = corpus_score(name, measured.texts, references, samples=BOOTSTRAP_SAMPLES)
+            scores.update({name: score.score, f"{name}_ci": score.interval})
+    rate = median(measured.rates)
+    return {
+        "system": cell.spec.system,
+        "checkpoint": cell.spec.checkpoint,
+        "precision": cell.spec.precision,
+        "beam": cell.search.beam,
+        "batch": cell.batch,
+        **scores,
+        "sentences_per_second": rate,
+        "tokens_per_second": rate * measured.num_tokens / measured.num_sentences,
+        "ratio": speedup(measured, found[first]),
+        "speedup": speedup(measured, found[Cell(first.spec, cell.search, cell.batch)]),
+        "spread": (max(measured.rates) - min(measured.rates)) / rate,
+        "latency_p50_ms": alone.latency_ms(50),
+        "latency_p95_ms": alone.latency_ms(95),
+        "load_seconds": start.loaded.seconds,
+        "first_translation_seconds": start.first_seconds,
+        "peak_mib": start.peak_mib,
+        "parameters": start.loaded.parameters,
+        "bytes": start.loaded.num_bytes,
+        "device": device,
+    }

@@ -1,0 +1,77 @@
+"""``nmt-bench`` from command line to files, peers among the systems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nmt.benchmark.options import BenchOptions, SystemSpec
+from nmt.benchmark.run import run_benchmark
+from nmt.config import ConfigError, DataError, compose, parse_options
+
+CONTRACT = {
+    *("system", "checkpoint", "precision", "beam", "batch", "bleu", "chrf", "sentences_per_second"),
+    *("tokens_per_second", "latency_p50_ms", "latency_p95_ms", "peak_mib", "parameters", "bytes", "device"),
+}
+
+
+@pytest.fixture
+def text(tmp_path: Path, lines: list[str]) -> tuple[Path, Path]:
+    source, reference = tmp_path / "text.en", tmp_path / "text.eo"
+    source.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    reference.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")  # of some other quality than 0
+    return source, reference
+
+
+def run(*overrides: str) -> list[dict[str, object]]:
+    return run_benchmark(parse_options(BenchOptions, compose("bench", ["threads=1", "device=cpu", *overrides])))
+
+
+def test_peers_side_by_side(tmp_path: Path, text: tuple[Path, Path], spec: SystemSpec) -> None:
+    pytest.importorskip("ctranslate2")
+    pytest.importorskip("transformers")
+    out = tmp_path / "out"
+    rows = run(
+        *(f"checkpoint={spec.folder}", f"input={text[0]}", f"reference={text[1]}", f"out={out}", "repeats=1"),
+        *("search.beam=[4]", "batch=[3]", "peers=[ctranslate2,hf]", "lines=4"),
+    )
+    assert [row["system"] for row in rows] == ["nmt", "ctranslate2", "hf"]
+    assert json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"] == rows
+    for row in rows:
+        assert row.keys() >= CONTRACT
+        assert (row["beam"], row["batch"], row["precision"], row["device"]) == (4, 3, "fp32", "cpu")
+        # Other toolkits give the same translations of the same model.
+        assert row["bleu"] == rows[0]["bleu"]
+        assert row["parameters"] == rows[0]["parameters"]
+        assert float(str(row["latency_p95_ms"])) >= float(str(row["latency_p50_ms"])) > 0
+        assert float(str(row["sentences_per_second"])) > 0
+    assert rows[0]["ratio"] == rows[0]["speedup"] == 1.0
+
+
+def test_forced_length_of_peers_is_exact(tmp_path: Path, text: tuple[Path, Path], spec: SystemSpec) -> None:
+    pytest.importorskip("ctranslate2")
+    pytest.importorskip("transformers")
+    rows = run(
+        *(f"checkpoint={spec.folder}", f"input={text[0]}", f"out={tmp_path / 'out'}", "repeats=1", "lines=4"),
+        *("search.beam=[2]", "batch=[4]", "peers=[ctranslate2,hf]", "forced_length=9"),
+    )
+    for row in rows:
+        assert float(str(row["tokens_per_second"])) == pytest.approx(9 * float(str(row["sentences_per_second"])))
+        assert row["bleu"] is None
+
+
+def test_mistakes(tmp_path: Path, text: tuple[Path, Path], spec: SystemSpec) -> None:
+    checkpoint, given, out = f"checkpoint={spec.folder}", f"input={text[0]}", f"out={tmp_path / 'out'}"
+    (tmp_path / "short").write_text("a\n")
+    (tmp_path / "blank").write_text("\n \n")
+    with pytest.raises(DataError, match=r"text\.en has 9 lines but .*short has 1"):
+        run(checkpoint, given, out, f"reference={tmp_path / 'short'}")
+    with pytest.raises(ConfigError, match="there is no text in it"):
+        run(checkpoint, f"input={tmp_path / 'blank'}", out)
+    with pytest.raises(ConfigError, match="no such file"):
+        run(checkpoint, "input=nowhere", out)
+    with pytest.raises(ConfigError, match="checkpoint=nowhere: no such folder"):
+        run("checkpoint=nowhere", given, out)
+    assert not (tmp_path / "out").exists()
