@@ -29,6 +29,7 @@ def run(*overrides: str) -> list[dict[str, object]]:
     return run_benchmark(parse_options(BenchOptions, compose("bench", ["threads=1", "device=cpu", *overrides])))
 
 
+@pytest.mark.slow
 def test_peers_side_by_side(tmp_path: Path, text: tuple[Path, Path], spec: SystemSpec) -> None:
     pytest.importorskip("ctranslate2")
     pytest.importorskip("transformers")
@@ -50,6 +51,7 @@ def test_peers_side_by_side(tmp_path: Path, text: tuple[Path, Path], spec: Syste
     assert rows[0]["ratio"] == rows[0]["speedup"] == 1.0
 
 
+@pytest.mark.slow
 def test_forced_length_of_peers_is_exact(tmp_path: Path, text: tuple[Path, Path], spec: SystemSpec) -> None:
     pytest.importorskip("ctranslate2")
     pytest.importorskip("transformers")
