@@ -21,8 +21,8 @@ MAX_ITEMS = 1 << 22
 """Most operations that are read."""
 
 
-MAX_KEY = 1 << 48
-"""Largest number that is kept as a key of a dict."""
+MAX_KEY = (1 << 61) - 2
+"""Largest number that is kept as a key of a dict: its own hash."""
 
 
 @dataclass(frozen=True)

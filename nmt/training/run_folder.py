@@ -96,7 +96,7 @@ def append_manifest(folder: Path, *, corpora: dict[str, str], **facts: Any) -> N
     try:
         entries = typed(list[dict[str, Any]], read_json(path)) if path.exists() else []
         before = typed(dict[str, str], entries[0]["corpora"], "corpora") if entries else corpora
-    except (KeyError, TypeError) as error:
+    except (DataError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the manifest of a run ({shorten(error)})") from error
     changed = [name for name, digest in corpora.items() if before.get(name, digest) != digest]
     if changed:

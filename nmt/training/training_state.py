@@ -96,7 +96,7 @@ class Learner:
             groups, scaler = facts["param_groups"], facts["scaler"]
             _check_alike(self.optimizer.state_dict()["param_groups"], groups, "param_groups")
             _check_alike(self.scaler.state_dict(), scaler, "scaler")
-        except (KeyError, TypeError) as error:
+        except (DataError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not the state of a training run ({shorten(error)})") from error
         tensors = read_tensors(folder / TENSORS_FILE)
         weights = read_tensors(folder / MODEL_FILE)
