@@ -210,7 +210,7 @@ def read_yaml(path: Path) -> DictConfig:
         _check_events(text)
         config = OmegaConf.load(io.StringIO(text))
     except Exception as error:  # the two libraries let a dozen kinds out
-        raise DataError(f"{path}: not a configuration ({shorten(error)})") from error
+        raise DataError(f"{path}: not a configuration ({shorten(error, 200)})") from error
     if not isinstance(config, DictConfig):
         raise DataError(f"{path}: not a configuration (no keys at the top)")
     return config
