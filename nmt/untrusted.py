@@ -222,8 +222,9 @@ def _check_events(text: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise ValueError("it has aliases")
-        if getattr(event, "tag", None) is not None:
-            raise ValueError(f"it has a tag, {event.tag}")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise ValueError(f"it has a tag, {tag}")
         if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
             raise ValueError(f"it has an interpolation, {event.value}")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
