@@ -147,7 +147,7 @@ class Shard:
         """Tokens of every line, without eos (int32).
 
         Raises:
-            DataError: the offsets run backwards.
+            DataError: the offsets run backwards or lead out of the data.
         """
         offsets = self.array(side, "ids_offsets")
         self._check_offsets(side, "ids", offsets[:-1], offsets[1:])
@@ -173,24 +173,22 @@ class Shard:
         return ids
 
     def ids(self, side: str, line: int) -> IntArray:
-        """Ids of one line.
+        """Ids of one line; `lengths` has checked the offsets.
 
         Raises:
-            DataError: offsets or ids are damaged.
+            DataError: an id is not in the vocabulary.
         """
-        offsets = self.array(side, "ids_offsets")[line : line + 2]
-        self._check_offsets(side, "ids", offsets[:1], offsets[1:])
-        return self._checked(side, self.array(side, "ids")[offsets[0] : offsets[1]])
+        offsets = self.array(side, "ids_offsets")
+        return self._checked(side, self.array(side, "ids")[offsets[line] : offsets[line + 1]])
 
     def gather(self, side: str, lines: IntArray) -> tuple[IntArray, IntArray]:
-        """Ids of some lines, one after the other, and the length of each line (int64).
+        """Ids of some lines, one after the other, and the length of each (int64); `lengths` has checked the offsets.
 
         Raises:
-            DataError: offsets or ids are damaged.
+            DataError: an id is not in the vocabulary.
         """
         offsets = self.array(side, "ids_offsets")
         starts = offsets[lines]
-        self._check_offsets(side, "ids", starts, offsets[lines + 1])
         lengths = offsets[lines + 1] - starts
         ends = np.cumsum(lengths)
         # Position p of the result, in row r, comes from starts[r] + (p - first position of row r).
