@@ -39,7 +39,7 @@ setup(
     install_requires=[
         "torch>=2.6,<2.14",
         "numpy>=1.26",
-        "sentencepiece>=0.2",
+        "sentencepiece>=0.2.3",  # before, hostile models crash it
         "protobuf",
         "sacrebleu>=2.4",
         "hydra-core>=1.3,<1.4",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -13,8 +14,9 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis import strategies as st
 
-from nmt.config import compose, parse_options
+from nmt.config import ConfigError, DataError, compose, parse_options
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
 from nmt.models.encoder_decoder import EncoderDecoder, build_model
 from nmt.registry import discover
@@ -29,6 +31,29 @@ discover()
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("random", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+# What a stranger may write where a file has something else.
+EXTREMES = [2**63, -(2**63), 10**30, 10**9, 1, 0, -1, 1e308, float("inf"), float("nan"), True, None]
+EXTREMES += [
+    "",
+    "..",
+    "/",
+    "a/../../b",
+    "\0",
+    "\ud800",
+    "${oc.env:HOME}",
+    "???",
+    "x" * 5000,
+    [],
+    {},
+    [[1]],
+    {"name": "os"},
+]
+ODD_VALUES = st.sampled_from(EXTREMES) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
 
 Corpora: TypeAlias = Callable[..., Path]
 Train: TypeAlias = Callable[..., Trainer]
@@ -144,3 +169,77 @@ def read_metrics() -> Callable[..., list[dict[str, Any]]]:
         return [line for line in lines if line["event"] == event]
 
     return read
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) of a tree of dicts and lists."""
+    found, todo = [], [value]
+    while todo:
+        item = todo.pop()
+        keys = list(item) if isinstance(item, dict) else range(len(item)) if isinstance(item, list) else []
+        found += [(item, key) for key in keys]
+        todo += [item[key] for key in keys]
+    return found
+
+
+@pytest.fixture(scope="session")
+def spoilt_value() -> Callable[[st.DataObject, Any], Any]:
+    """``spoilt_value(data, value)``: a copy of plain values in which some were replaced, removed or added."""
+
+    def spoil(data: st.DataObject, value: Any) -> Any:
+        value = copy.deepcopy(value)
+        for _ in range(data.draw(st.integers(1, 2))):
+            places = _places(value)
+            if not places:
+                break
+            container, key = data.draw(st.sampled_from(range(len(places))).map(places.__getitem__))
+            what = data.draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+            if what == "replace":
+                container[key] = data.draw(ODD_VALUES)
+            elif what == "remove":
+                del container[key]
+            elif isinstance(container, dict):
+                container[data.draw(st.text() | st.sampled_from(["..", "name", "plugins"]))] = data.draw(ODD_VALUES)
+            else:
+                container.append(data.draw(ODD_VALUES))
+        return value
+
+    return spoil
+
+
+@pytest.fixture(scope="session")
+def spoilt_bytes() -> Callable[[st.DataObject, bytes], bytes]:
+    """``spoilt_bytes(data, content)``: bytes changed, cut, doubled or put in."""
+
+    def spoil(data: st.DataObject, content: bytes) -> bytes:
+        found = bytearray(content)
+        for _ in range(data.draw(st.integers(1, 4))):
+            start = data.draw(st.integers(0, len(found)))
+            end = data.draw(st.integers(start, min(len(found), start + 40)))
+            what = data.draw(st.sampled_from(["change", "cut", "double", "end"]))
+            if what == "change":
+                found[start:end] = data.draw(st.binary(min_size=end - start, max_size=end - start))
+            elif what == "cut":
+                del found[start:end]
+            elif what == "double":
+                found[start:start] = found[start:end]
+            else:
+                del found[start:]
+        return bytes(found)
+
+    return spoil
+
+
+@pytest.fixture(scope="session")
+def only_refused() -> Callable[[Callable[[], object]], None]:
+    """``only_refused(call)``: the call succeeds, or is refused in one line; any other error is let through."""
+
+    def check(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except (ConfigError, DataError) as error:
+            text = str(error)
+            assert "\n" not in text
+            assert len(text) < 3000
+
+    return check

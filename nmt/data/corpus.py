@@ -11,8 +11,9 @@ import numpy as np
 
 from nmt.config import ConfigError, DataError, suggest
 from nmt.data.manifest import MANIFEST, Manifest, read_manifest
-from nmt.data.shards import IntArray, Shard
+from nmt.data.shards import SIDES, IntArray, Shard
 from nmt.text.vocabulary import VocabularyPair
+from nmt.untrusted import check_inside
 
 
 class ParallelSplit:
@@ -110,9 +111,12 @@ class ParallelSplit:
         return self.texts("target")
 
 
-def _shards(folder: Path, split: str, manifest: Manifest) -> Iterator[Shard]:
+def _shards(folder: Path, split: str, manifest: Manifest, vocabularies: VocabularyPair) -> Iterator[Shard]:
+    check_inside(folder, folder / split)
+    sizes = {side: len(getattr(vocabularies, side)) for side in SIDES}
     for index, shard in enumerate(manifest.splits[split].shards):
-        yield Shard(folder / split, index, shard.lines, {name: file.bytes for name, file in shard.files.items()})
+        files = {name: file.bytes for name, file in shard.files.items()}
+        yield Shard(folder / split, index, shard.lines, files, sizes)
 
 
 class Corpus:
@@ -130,7 +134,7 @@ class Corpus:
         self.manifest = manifest
         self.vocabularies = vocabularies
         self.digest = digest
-        self._shards = {name: list(_shards(folder, name, manifest)) for name in manifest.splits}
+        self._shards = {name: list(_shards(folder, name, manifest, vocabularies)) for name in manifest.splits}
         self._splits: dict[str, ParallelSplit] = {}
 
     @classmethod

@@ -7,11 +7,12 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from nmt.config import ConfigError, DataError
 from nmt.data.shards import KINDS, SIDES, file_name
 from nmt.text.vocabulary import VocabularyPair
+from nmt.untrusted import MAX_JSON_BYTES, parse_json, read_bytes, shorten, typed
 
 FORMAT = "nmt-corpus"
 VERSION = 1
@@ -146,60 +147,33 @@ def read_manifest(folder: Path) -> tuple[bytes, Manifest]:
         DataError: it is not of this format or version, or names files outside of their folder.
     """
     path = folder / MANIFEST
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{folder} is not a corpus (no {MANIFEST} in it); nmt-preprocess writes one") from error
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
+    if not path.is_file():
+        raise ConfigError(f"{folder} is not a corpus (no {MANIFEST} in it); nmt-preprocess writes one")
+    text = read_bytes(path, MAX_JSON_BYTES)
+    content = parse_json(text, str(path))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: not a corpus of this toolkit (format is not {FORMAT!r})")
     if content.get("version") != VERSION:
-        raise DataError(f"{path}: format version {content.get('version')}, but this release reads {VERSION}")
+        raise DataError(f"{path}: format version {shorten(content.get('version'))}, but this release reads {VERSION}")
     try:
-        manifest: Manifest = _decode(Manifest, content, "")
+        manifest: Manifest = typed(Manifest, content, least=0)
     except TypeError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {shorten(error, 400)}") from error
     _check_names(path, manifest)
     return text, manifest
-
-
-def _decode(kind: Any, value: Any, key: str) -> Any:
-    """A value of JSON as the type that an annotation names.
-
-    Raises:
-        TypeError: it is of another type, or a key is missing or unknown.
-    """
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        if not isinstance(value, dict) or set(value) != set(hints):
-            raise TypeError(f"{key or 'the top'} must hold exactly the keys {', '.join(hints)}")
-        return kind(**{name: _decode(hint, value[name], f"{key}.{name}".strip(".")) for name, hint in hints.items()})  # type: ignore[operator]
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is dict and isinstance(value, dict):
-        return {name: _decode(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
-    if origin is list and isinstance(value, list):
-        return [_decode(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(value)]
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind or (kind is int and value < 0):
-        raise TypeError(f"{key} must be a {getattr(kind, '__name__', kind)} and not {value!r}")
-    return value
 
 
 def _check_names(path: Path, manifest: Manifest) -> None:
     """Refuse names that could lead out of the corpus, and counts that do not add up."""
     for name, split in manifest.splits.items():
         if not SPLIT_NAME.fullmatch(name):
-            raise DataError(f"{path}: {name!r} is not a valid name of a split")
+            raise DataError(f"{path}: {shorten(repr(name))} is not a valid name of a split")
         for index, shard in enumerate(split.shards):
             expected = {file_name(side, index, kind) for side in SIDES for kind in KINDS}
             wrong = sorted(set(shard.files) ^ expected)
             if wrong:
-                raise DataError(f"{path}: split {name!r}, shard {index}: unexpected or missing file {wrong[0]!r}")
+                raise DataError(
+                    f"{path}: split {name!r}, shard {index}: unexpected or missing file {shorten(repr(wrong[0]))}"
+                )
         if split.lines != sum(shard.lines for shard in split.shards):
             raise DataError(f"{path}: split {name!r} says {split.lines} lines, but its shards hold another number")

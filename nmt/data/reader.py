@@ -14,6 +14,9 @@ from typing import IO, cast
 from nmt.config import ConfigError, DataError
 
 SUFFIXES = ("", ".gz", ".xz")
+MAX_LINE_BYTES = 1 << 24
+"""Of one line: memory must not grow with a file that never ends its line, such as 16 GiB of zeros in 16 MiB of xz."""
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -75,14 +78,16 @@ class TextFile:
         """Lines without their ends.
 
         Raises:
-            DataError: a line is not UTF-8, or the compressed data is damaged.
+            DataError: a line is not UTF-8 or too long, or the compressed data is damaged.
         """
         try:
-            for raw in self._stream:
+            while raw := self._stream.readline(MAX_LINE_BYTES + 1):
                 self.lines += 1
+                if len(raw) > MAX_LINE_BYTES:
+                    raise DataError(f"{self.path}:{self.lines}: longer than {MAX_LINE_BYTES >> 20} MiB; is it text?")
                 self.digest.update(raw)
                 yield self._text(raw)
-        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        except (EOFError, OSError, MemoryError, lzma.LZMAError, zlib.error) as error:
             raise DataError(f"{self.path}: damaged or truncated after line {self.lines} ({error})") from error
 
     def _text(self, raw: bytes) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nmt.config import DataError
+from nmt.untrusted import check_inside, file_size
 
 IntArray = npt.NDArray[Any]
 
@@ -65,10 +66,10 @@ def map_array(path: Path, kind: str, expected_bytes: int) -> IntArray:
     Raises:
         DataError: the file is missing, truncated, or holds something else.
     """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path}: missing file of the corpus") from error
+    check_inside(path.parent, path)
+    if not path.is_file():
+        raise DataError(f"{path}: missing file of the corpus")
+    size = file_size(path)
     if size != expected_bytes:
         raise DataError(f"{path}: {size} bytes, but corpus.json says {expected_bytes} (truncated or foreign)")
     with path.open("rb") as stream:
@@ -95,7 +96,9 @@ def map_array(path: Path, kind: str, expected_bytes: int) -> IntArray:
 class Shard:
     """The arrays of one shard, mapped when first used and again in every process that it is sent to."""
 
-    def __init__(self, folder: Path, index: int, lines: int, files: Mapping[str, int]) -> None:
+    def __init__(
+        self, folder: Path, index: int, lines: int, files: Mapping[str, int], vocab_sizes: Mapping[str, int]
+    ) -> None:
         """Describe a shard.
 
         Args:
@@ -103,15 +106,17 @@ class Shard:
             index: number of the shard.
             lines: how many.
             files: size in bytes by file name.
+            vocab_sizes: number of pieces by side; ids must be below it.
         """
         self.folder = folder
         self.index = index
         self.lines = lines
         self.files = dict(files)
+        self.vocab_sizes = dict(vocab_sizes)
         self._arrays: dict[tuple[str, str], IntArray] = {}
 
-    def __reduce__(self) -> tuple[type[Shard], tuple[Path, int, int, dict[str, int]]]:
-        return type(self), (self.folder, self.index, self.lines, self.files)
+    def __reduce__(self) -> tuple[type[Shard], tuple[Path, int, int, dict[str, int], dict[str, int]]]:
+        return type(self), (self.folder, self.index, self.lines, self.files, self.vocab_sizes)
 
     def array(self, side: str, kind: str) -> IntArray:
         """One of the arrays.
@@ -142,39 +147,64 @@ class Shard:
         """Tokens of every line, without eos (int32).
 
         Raises:
-            DataError: the offsets run backwards.
+            DataError: the offsets run backwards or lead out of the data.
         """
-        lengths = np.diff(self.array(side, "ids_offsets"))
-        if (lengths < 0).any():
-            name = file_name(side, self.index, "ids_offsets")
-            raise DataError(f"{self.folder / name}: damaged (offsets run backwards)")
+        offsets = self.array(side, "ids_offsets")
+        self._check_offsets(side, "ids", offsets[:-1], offsets[1:])
+        lengths = np.diff(offsets)
+        if len(lengths) and lengths.max() > np.iinfo(np.int32).max:
+            raise self._damaged(side, "ids_offsets", "a line has more than 2^31 tokens")
         return lengths.astype(np.int32)
 
+    def _damaged(self, side: str, kind: str, why: str) -> DataError:
+        return DataError(f"{self.folder / file_name(side, self.index, kind)}: damaged ({why})")
+
+    def _check_offsets(self, side: str, kind: str, starts: IntArray, ends: IntArray) -> None:
+        """Refuse lines that end before they start or lie outside of the data; differences could overflow."""
+        items = len(self.array(side, kind))
+        if len(starts) and ((starts > ends).any() or starts.min() < 0 or ends.max() > items):
+            raise self._damaged(side, f"{kind}_offsets", "offsets run backwards")
+
+    def _checked(self, side: str, ids: IntArray) -> IntArray:
+        """The same ids if all are in the vocabulary: a model reads beyond its matrix otherwise."""
+        size = self.vocab_sizes[side]
+        if len(ids) and ids.max() >= size:
+            raise self._damaged(side, "ids", f"id {ids.max()} is not in the vocabulary of {size} pieces")
+        return ids
+
     def ids(self, side: str, line: int) -> IntArray:
-        """Ids of one line."""
+        """Ids of one line; `lengths` has checked the offsets.
+
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
         offsets = self.array(side, "ids_offsets")
-        return self.array(side, "ids")[offsets[line] : offsets[line + 1]]
+        return self._checked(side, self.array(side, "ids")[offsets[line] : offsets[line + 1]])
 
     def gather(self, side: str, lines: IntArray) -> tuple[IntArray, IntArray]:
-        """Ids of some lines, one after the other, and the length of each line (int64)."""
+        """Ids of some lines, one after the other, and the length of each (int64); `lengths` has checked the offsets.
+
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
         offsets = self.array(side, "ids_offsets")
         starts = offsets[lines]
         lengths = offsets[lines + 1] - starts
         ends = np.cumsum(lengths)
         # Position p of the result, in row r, comes from starts[r] + (p - first position of row r).
         places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
-        return self.array(side, "ids")[places], lengths
+        return self._checked(side, self.array(side, "ids")[places]), lengths
 
     def text(self, side: str, line: int) -> str:
         """Raw text of one line.
 
         Raises:
-            DataError: it is not UTF-8.
+            DataError: it is not UTF-8, or its offsets are damaged.
         """
-        offsets = self.array(side, "text_offsets")
-        raw = self.array(side, "text")[offsets[line] : offsets[line + 1]].tobytes()
+        offsets = self.array(side, "text_offsets")[line : line + 2]
+        self._check_offsets(side, "text", offsets[:1], offsets[1:])
+        raw = self.array(side, "text")[offsets[0] : offsets[1]].tobytes()
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            name = file_name(side, self.index, "text")
-            raise DataError(f"{self.folder / name}: damaged (line {line + 1} is not UTF-8)") from error
+            raise self._damaged(side, "text", f"line {line + 1} is not UTF-8") from error

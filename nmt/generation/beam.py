@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nmt.config import DataError
 from nmt.generation.constraints import Constraints
 from nmt.generation.finished import Finished
 from nmt.generation.hypothesis import Hypothesis, SearchBatch
@@ -179,7 +180,7 @@ class _BeamSearch:
         index = torch.tensor(places, device=self.device)
         choices, totals = (t[: step + 1].index_select(1, index).cpu() for t in (self.choices, self.totals))
         if totals.isnan().any():
-            raise ValueError("the model gives log-probabilities that are not numbers (nan)")
+            raise DataError("the model gives log-probabilities that are not numbers (nan)")
         for row, found in enumerate(self.finished.best(index)):
             history = (choices[:, row].tolist(), totals[:, row].tolist())
             distinct: dict[tuple[int, ...], Hypothesis] = {}  # groups may have found the same one

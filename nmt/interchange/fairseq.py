@@ -22,6 +22,9 @@ from nmt.interchange.layers import count_layers, take, to_ours
 from nmt.interchange.pieces import Aligned, Words, align, check_words
 from nmt.interchange.standard import StackShape, model_node
 from nmt.interchange.torch_file import TorchFile
+from nmt.text.vocabulary import MAX_MODEL_BYTES
+from nmt.training.checkpoint import MAX_TABLES
+from nmt.untrusted import read_bytes, shorten
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 """The first rows of every matrix; words of the dictionary follow."""
@@ -30,6 +33,9 @@ BOS_ROW, PAD_ROW, EOS_ROW, UNK_ROW = range(4)
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu"}
 MAX_POSITIONS = 4096
 """Rows of a sinusoidal table at most: fairseq has no limit there."""
+
+MAX_DICTIONARY_BYTES = 1 << 26
+"""Of ``dict.LANG.txt``; a million words take some 15 MiB."""
 
 FOREIGN = (
     *("layernorm_embedding", "cross_self_attention", "no_cross_attention", "adaptive_input"),
@@ -72,7 +78,7 @@ def read_fairseq(path: Path) -> Imported:
             for kind in ("weight", "bias"):
                 ours[f"{shape.prefix}.norm.{kind}"] = take(tensors, f"{side}.layer_norm.{kind}", str(file))
     if tensors:
-        raise DataError(f"{file}: {min(tensors)} has no place in a standard Transformer")
+        raise DataError(f"{file}: {shorten(min(tensors))} has no place in a standard Transformer")
     node = model_node(
         shapes["encoder"],
         shapes["decoder"],
@@ -118,7 +124,9 @@ class _Settings:
         """Refuse other architectures and parts that we do not have."""
         arch = self.values.get("arch", self.values.get("_name"))
         if not isinstance(arch, str) or not arch.startswith("transformer") or "_lm" in arch:
-            raise DataError(f"{self.file}: arch={arch!r}; only the Transformer for translation can be imported")
+            raise DataError(
+                f"{self.file}: arch={shorten(repr(arch))}; only the Transformer for translation can be imported"
+            )
         for name in FOREIGN:
             if self.values.get(name):
                 raise DataError(f"{self.file}: {name} is set; it cannot be imported")
@@ -210,7 +218,7 @@ def _align(file: Path, languages: tuple[str, str], sizes: tuple[int, int]) -> tu
     folder = file.parent
     words = [_read_dictionary(folder / f"dict.{lang}.txt", size) for lang, size in zip(languages, sizes)]
     models = _sentencepiece_models(folder, languages)
-    content = [_read_bytes(model) for model in models]
+    content = [read_bytes(model, MAX_MODEL_BYTES) for model in models]
     for one, model, bytes_ in zip(words, models, content):
         check_words(one, {str(model): bytes_})
     target = align(content[1], str(models[1]), words[1], produced=True)
@@ -239,18 +247,11 @@ def _sentencepiece_models(folder: Path, languages: tuple[str, str]) -> list[Path
     return chosen
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
 def _read_dictionary(path: Path, size: int) -> Words:
     """Words and their rows: ``WORD COUNT [FLAG]`` a line, after the four special ones."""
     rows = {word: row for row, word in enumerate(SPECIALS)}
     try:
-        lines = _read_bytes(path).decode("utf-8").split("\n")
+        lines = read_bytes(path, MAX_DICTIONARY_BYTES).decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8") from error
     count_rows = len(SPECIALS)
@@ -263,7 +264,7 @@ def _read_dictionary(path: Path, size: int) -> Words:
         if not word or not count.isdigit():
             raise DataError(f"{path}:{number}: expected a word and its count")
         if word in rows and not flag:
-            raise DataError(f"{path}:{number}: {word!r} occurs twice")
+            raise DataError(f"{path}:{number}: {shorten(repr(word))} occurs twice")
         rows[word] = count_rows
         count_rows += 1
     if count_rows != size:
@@ -309,6 +310,8 @@ def _positions(
         if settings.flag(f"{side}_learned_pos") != (stored is not None):
             raise DataError(f"{settings.file}: {side}_learned_pos and {side}.embed_positions.weight do not fit")
         if stored is None:
+            if 2 * min(limit, MAX_POSITIONS) * shapes[side].embed_dim > MAX_TABLES:
+                raise DataError(f"{settings.file}: max_{side}_positions is too large for its width")
             stored = sinusoids(first + min(limit, MAX_POSITIONS), shapes[side].embed_dim)
         tables[side] = stored[first:]
     length = min(len(table) for table in tables.values())  # one limit for both sides

@@ -14,9 +14,9 @@ from torch import Tensor
 from nmt.config import DataError
 from nmt.interchange.pieces import Aligned
 from nmt.interchange.stream import reorder_stream, turns_from_halves
-from nmt.registry import build, discover
+from nmt.registry import discover
 from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checkpoint import describe, load_tensors, model_files, model_tensors, write_folder
+from nmt.training.checkpoint import build_to_fit, describe, load_tensors, model_files, model_tensors, write_folder
 
 NEVER = -1e9
 """Output bias of words that the foreign model cannot produce: their probability is zero."""
@@ -128,7 +128,8 @@ def write_imported(model: Imported, out: Path, origin: str) -> None:
     config = OmegaConf.create(
         {"task": {"name": "translation"}, "plugins": [], "model": model.node, "checkpoint": checkpoint}
     )
-    built = build("task", config.task, key="task").build_model(config.model, model.vocabularies)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
+    built = build_to_fit(config, model.vocabularies, shapes, model.file)
     load_tensors(built, model.tensors, model.file)
     tensors = model_tensors(built)
     if model.halves:

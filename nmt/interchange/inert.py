@@ -21,6 +21,10 @@ MAX_ITEMS = 1 << 22
 """Most operations that are read."""
 
 
+MAX_KEY = (1 << 61) - 2
+"""Largest number that is kept as a key of a dict: its own hash."""
+
+
 @dataclass(frozen=True)
 class Name:
     """A class or a function that a pickle names."""
@@ -65,8 +69,13 @@ _MARK = object()
 
 
 def _key(value: Any) -> Any:
-    """A key of a dict or an item of a set: hashing a tuple that is deep enough would overflow the stack."""
-    return value if isinstance(value, str | bytes | int | float | Name | None) else Record(None, value)
+    """A key of a dict or an item of a set.
+
+    Hashing a tuple that is deep enough would overflow the stack; numbers can be chosen so that all have one hash, which
+    makes a dict of them take hours.
+    """
+    small = isinstance(value, int) and -MAX_KEY <= value <= MAX_KEY
+    return value if small or isinstance(value, str | bytes | Name | None) else Record(None, value)
 
 
 _PUSH = frozenset(

@@ -7,7 +7,6 @@ the padding symbol.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from nmt.interchange.pieces import Aligned, Words, align, check_words
 from nmt.interchange.standard import StackShape, model_node
 from nmt.interchange.stream import halves_from_turns
 from nmt.interchange.torch_file import TorchFile
-from nmt.training.checkpoint import read_tensors
+from nmt.text.vocabulary import MAX_MODEL_BYTES
+from nmt.training.checkpoint import MAX_TABLES, read_tensors
+from nmt.untrusted import read_bytes, read_json, shorten
 
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "silu", "swish": "silu"}
 POSITION_TOLERANCE = 2e-3
@@ -55,7 +56,7 @@ def read_huggingface(path: Path) -> Imported:
         for index in range(shape.layers):
             ours |= to_ours(tensors, side, f"model.{side}.layers.{index}", f"{shape.prefix}.layers.{index}", str(file))
     if tensors:
-        raise DataError(f"{file}: {min(tensors)} has no place in a Marian model")
+        raise DataError(f"{file}: {shorten(min(tensors))} has no place in a Marian model")
     ours |= words.tensors
     node = model_node(
         shapes["encoder"],
@@ -72,12 +73,7 @@ def read_huggingface(path: Path) -> Imported:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({str(error)[:80]})") from error
+    value = read_json(path)
     if not isinstance(value, dict):
         raise DataError(f"{path}: not a JSON object")
     return value
@@ -94,22 +90,22 @@ _FOREIGN = ("normalize_before", "normalize_embedding", "add_final_layer_norm", "
 def _check(config: dict[str, Any], file: Path) -> None:
     """Refuse what is no Marian model, and values that would be misread."""
     if config.get("model_type") != "marian":
-        raise DataError(f"{file}: model_type={config.get('model_type')!r}; only marian can be imported")
+        raise DataError(f"{file}: model_type={shorten(repr(config.get('model_type')))}; only marian can be imported")
     for name in _NUMBERS:
         if type(config.get(name)) is not int or config[name] < 0:
-            raise DataError(f"{file}: {name}={config.get(name)!r} must be a whole number")
+            raise DataError(f"{file}: {name}={shorten(repr(config.get(name)))} must be a whole number")
     for name in _SWITCHES:
         if not isinstance(config.get(name, True), bool):
-            raise DataError(f"{file}: {name}={config[name]!r} must be true or false")
+            raise DataError(f"{file}: {name}={shorten(repr(config[name]))} must be true or false")
     for name in _FOREIGN:
         if config.get(name):
-            raise DataError(f"{file}: {name}={config[name]!r} is not supported")
+            raise DataError(f"{file}: {name}={shorten(repr(config[name]))} is not supported")
     if not 1 <= config["max_position_embeddings"] <= 1 << 16:
         raise DataError(f"{file}: max_position_embeddings={config['max_position_embeddings']} is out of range")
-    if config.get("activation_function") not in ACTIVATIONS:
+    activation = config.get("activation_function")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise DataError(
-            f"{file}: activation_function={config.get('activation_function')!r}; "
-            f"only {', '.join(ACTIVATIONS)} can be imported"
+            f"{file}: activation_function={shorten(repr(activation))}; only {', '.join(ACTIVATIONS)} can be imported"
         )
 
 
@@ -158,10 +154,7 @@ def _align(
     for side, file, size in zip(("source", "target"), files, sizes):
         words.append(_words(file, size, config, str(tokenizer.get("unk_token") or "<unk>")))
         model = path / f"{side}.spm"
-        try:
-            models.append(model.read_bytes())
-        except OSError as error:
-            raise DataError(f"{model}: cannot be read ({error.strerror or error})") from error
+        models.append(read_bytes(model, MAX_MODEL_BYTES))
     made_by = {str(path / f"{side}.spm"): model for side, model in zip(("source", "target"), models)}
     for one in words:
         check_words(one, made_by)
@@ -178,9 +171,9 @@ def _words(file: Path, size: int, config: dict[str, Any], unk: str) -> Words:
         raise DataError(f"{file}: its values must be different whole numbers below {size}, the rows of the matrix")
     codes = [word for word in rows if word.startswith(">>") and word.endswith("<<")]
     if codes:
-        raise DataError(f"{file}: a model with several target languages ({codes[0]}) cannot be imported")
+        raise DataError(f"{file}: a model with several target languages ({shorten(codes[0])}) cannot be imported")
     if unk not in rows:
-        raise DataError(f"{file}: the word for unknown words, {unk!r}, is missing")
+        raise DataError(f"{file}: the word for unknown words, {shorten(repr(unk))}, is missing")
     pad, eos, start = (config[f"{name}_token_id"] for name in ("pad", "eos", "decoder_start"))
     if max(pad, eos, start) >= size:
         raise DataError(f"{file.parent / 'config.json'}: a special word's number is not below {size}")
@@ -196,7 +189,7 @@ def _shape(tensors: dict[str, Tensor], config: dict[str, Any], side: str, words:
     layers = count_layers(tensors, f"model.{side}")
     inner = tensors.get(f"model.{side}.layers.0.fc1.weight")
     if inner is None or layers != config.get(f"{side}_layers"):
-        raise DataError(f"{file}: {side}_layers={config.get(f'{side}_layers')}, but the weights have {layers}")
+        raise DataError(f"{file}: {side}_layers={shorten(config.get(f'{side}_layers'))}, but the weights have {layers}")
     return StackShape(
         key=f"model.{side}",
         prefix="encoder" if side == "encoder" else "decoder.stack",
@@ -218,6 +211,8 @@ def _positions(
     tables = {side: table for side, table in stored.items() if table is not None}
     if any(table.shape != (length, dim) for table in tables.values()):
         raise DataError(f"{file}: max_position_embeddings={length}, but the table of positions has another shape")
+    if 2 * length * dim > MAX_TABLES:
+        raise DataError(f"{file}: max_position_embeddings={length} is too large for a width of {dim}")
     own = _sinusoids(length, dim)[:, halves_from_turns(dim)]
     if all(torch.allclose(table, own, rtol=0, atol=POSITION_TOLERANCE) for table in tables.values()):
         return "sinusoidal", {}

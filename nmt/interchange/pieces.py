@@ -129,7 +129,9 @@ def _parse(model: bytes, name: str) -> Any:
     proto: Any = getattr(messages, "ModelProto")()  # noqa: B009 - its classes are made on import, unseen by mypy
     try:
         proto.ParseFromString(model)
-    except DecodeError as error:
+        for piece in proto.pieces:
+            piece.piece  # noqa: B018 - decoded when it is looked at
+    except (DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: not a sentencepiece model (truncated, or another kind of file)") from error
     if not proto.pieces:
         raise DataError(f"{name}: not a sentencepiece model (it has no pieces)")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nmt.config import DataError
 from nmt.interchange.inert import MAX_BYTES, Name, Record, Reference, read_pickle
+from nmt.untrusted import file_size, shorten
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -35,6 +36,8 @@ _DTYPES = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _REBUILD = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
+_NUMBERS = (ValueError, OverflowError)
+"""What zipfile lets out at names that are no text and at offsets beyond any file."""
 _PARAMETER = ("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter")
 
 
@@ -48,7 +51,7 @@ class StoredTensor:
         offset: of its first element in the storage.
         dtype: of its elements.
         key: the storage.
-        numel: elements of the storage.
+        last: its last element in the storage; -1 where it has none.
     """
 
     shape: tuple[int, ...]
@@ -56,7 +59,12 @@ class StoredTensor:
     offset: int
     dtype: torch.dtype
     key: str
-    numel: int
+    last: int
+
+    @property
+    def bytes(self) -> int:
+        """What is read of its storage."""
+        return (self.last + 1 - self.offset) * self.dtype.itemsize if self.last >= 0 else 0
 
 
 class TorchFile:
@@ -76,7 +84,7 @@ class TorchFile:
         self.path = path
         self._storages: dict[str, tuple[int, int]] = {}  # key to (first byte, bytes)
         try:
-            self.bytes = path.stat().st_size
+            self.bytes = file_size(path)
             with open(path, "rb") as file:
                 zipped = file.read(4) == b"PK\x03\x04"
                 file.seek(0)
@@ -102,8 +110,10 @@ class TorchFile:
             if pickles[0].file_size > MAX_BYTES:
                 raise DataError(f"{self.path}: its data.pkl is longer than {MAX_BYTES >> 20} MiB")
             return read_pickle(io.BytesIO(archive.read(pickles[0])), str(self.path))
-        except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"{self.path}: truncated or not a file of torch.save ({error})") from error
+        except DataError:
+            raise
+        except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError, *_NUMBERS) as error:
+            raise DataError(f"{self.path}: truncated or not a file of torch.save ({shorten(error)})") from error
 
     def _place(self, file: IO[bytes], info: zipfile.ZipInfo) -> tuple[int, int]:
         """First byte and size of an entry, from its own header."""
@@ -153,8 +163,8 @@ class TorchFile:
                 item = item.args[0]
             if isinstance(name, str) and isinstance(item, Record) and item.calls(*_REBUILD):
                 found[name] = self._stored(name, item.args)
-        # Many names can share one storage: what they ask for together must not exceed what a file of this size holds.
-        if sum(math.prod(t.shape) * t.dtype.itemsize for t in found.values()) > 4 * self.bytes:
+        # Many names can share one storage: what is read for all together must not exceed what such a file holds.
+        if sum(t.bytes for t in found.values()) > 4 * self.bytes:
             raise DataError(f"{self.path}: its tensors claim more than the file holds")
         return found
 
@@ -171,22 +181,23 @@ class TorchFile:
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride)) if 0 not in shape else -1
         if size < 0 or first + size > self.bytes or numel * dtype.itemsize > size or last >= numel:
             raise DataError(f"{self.path}: {name} does not fit its storage (the file is truncated or was changed)")
-        if math.prod(shape) > numel:
+        stored = StoredTensor(tuple(shape), tuple(stride), offset, dtype, key, last)
+        if math.prod(shape) * dtype.itemsize > stored.bytes:
             raise DataError(f"{self.path}: {name} has more elements than its storage")
-        return StoredTensor(tuple(shape), tuple(stride), offset, dtype, key, numel)
+        return stored
 
     def read(self, stored: StoredTensor) -> Tensor:
         """A tensor's values, in memory of its own."""
         first, _ = self._storages[stored.key]
         with open(self.path, "rb") as file:
-            file.seek(first)
-            data = bytearray(file.read(stored.numel * stored.dtype.itemsize))
-        if len(data) < stored.numel * stored.dtype.itemsize:
+            file.seek(first + stored.offset * stored.dtype.itemsize)
+            data = bytearray(file.read(stored.bytes))
+        if len(data) < stored.bytes:
             raise DataError(f"{self.path}: truncated")
         if not data:
             return torch.empty(stored.shape, dtype=stored.dtype)
         whole = torch.frombuffer(data, dtype=stored.dtype)
-        return whole.as_strided(stored.shape, stored.stride, stored.offset).contiguous()
+        return whole.as_strided(stored.shape, stored.stride).contiguous()
 
 
 def _storage(reference: Any) -> tuple[torch.dtype, str, int]:

@@ -165,6 +165,8 @@ def build_model(node: Mapping[str, Any], *, source_size: int, target_size: int, 
         ConfigError: unknown key or component, wrong type, value out of range, or dimensions that do not fit.
     """
     options = parse_options(ModelOptions, node, key="model")
+    if not isinstance(options.decoder, Mapping):
+        raise ConfigError(f"model.decoder={options.decoder} must be a group of keys: model.decoder.KEY=VALUE")
     decoder_node = dict(options.decoder)
     frame_keys = {item.name for item in fields(DecoderOptions)}
     decoder_options = parse_options(

@@ -11,11 +11,15 @@ from pathlib import Path
 import sentencepiece
 
 from nmt.config import DataError
+from nmt.untrusted import read_bytes
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Special ids, the same in every vocabulary."""
 
 SPECIAL_IDS = {"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK}
+MAX_MODEL_BYTES = 1 << 24
+"""Of a model file; 256,000 pieces take 4 MiB."""
+
 JOINT_FILE = "sentencepiece.model"
 SOURCE_FILE = "sentencepiece.source.model"
 TARGET_FILE = "sentencepiece.target.model"
@@ -53,10 +57,7 @@ class Vocabulary:
         Raises:
             DataError: the file is missing, truncated or of another kind.
         """
-        try:
-            return cls(Path(path).read_bytes(), str(path))
-        except OSError as error:
-            raise DataError(f"{path}: cannot read the vocabulary ({error.strerror or error})") from error
+        return cls(read_bytes(Path(path), MAX_MODEL_BYTES), str(path))
 
     def save(self, path: str | Path) -> None:
         """Write the model file, byte for byte as it was read."""
@@ -86,8 +87,15 @@ class Vocabulary:
         return list(self._processor.encode(list(lines), num_threads=1)) if lines else []
 
     def sample(self, line: str, *, alpha: float, nbest: int) -> list[int]:
-        """One random segmentation; `nmt.text.subword.SubwordSampler` makes it reproducible."""
-        return list(self._processor.encode(line, enable_sampling=True, alpha=alpha, nbest_size=nbest))
+        """One random segmentation; `nmt.text.subword.SubwordSampler` makes it reproducible.
+
+        Raises:
+            DataError: the model is neither unigram nor BPE.
+        """
+        try:
+            return list(self._processor.encode(line, enable_sampling=True, alpha=alpha, nbest_size=nbest))
+        except RuntimeError as error:
+            raise DataError("a sentencepiece model that is neither unigram nor bpe cannot segment at random") from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of some ids: pad, bos and eos leave no trace wherever they stand, unk shows as ``⁇``.

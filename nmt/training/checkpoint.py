@@ -14,21 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, DataError
 from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.planned import sizes_only
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
+from nmt.untrusted import check_inside, file_size, read_yaml, shorten
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
+KEYS = {
+    **{"task": DictConfig, "model": DictConfig, "checkpoint.vocabulary": str},
+    **{"checkpoint.source_language": str, "checkpoint.target_language": str},
+}
+"""What the configuration of a checkpoint must have."""
+
+MAX_HEADER_BYTES = 1 << 25
+"""Of a safetensors file; 100,000 tensors take 12 MiB."""
+
+MAX_TABLES = 1 << 25
+"""Numbers that a model may compute when it is built, such as sinusoids: 16,384 positions of 1,024 features a side."""
 
 
 @dataclass
@@ -89,7 +100,7 @@ def model_files(tensors: Mapping[str, Tensor], config: DictConfig, vocabularies:
     stored = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     files: dict[str, Any] = {
         MODEL_FILE: lambda path: save_file(stored, path, metadata={"format": "pt"}),
-        CONFIG_FILE: lambda path: path.write_text(OmegaConf.to_yaml(config), encoding="utf-8"),
+        CONFIG_FILE: lambda path: path.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8"),
     }
     for name, vocabulary in vocabularies.files.items():
         files[name] = vocabulary.save
@@ -112,6 +123,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
     Raises:
         ConfigError: the path does not exist, or holds no checkpoint.
+        DataError: a link leads out of the run.
     """
     path = Path(path)
     if not path.is_dir():
@@ -120,6 +132,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
         return path
     for name in ("best", "last"):
         if (path / "checkpoints" / name / MODEL_FILE).is_file():
+            check_inside(path / "checkpoints", path / "checkpoints" / name)
             return path / "checkpoints" / name
     raise ConfigError(
         f"checkpoint={path}: neither a checkpoint (no {MODEL_FILE}) nor a run with one (no checkpoints/best or /last)"
@@ -130,24 +143,44 @@ def load_config(folder: Path) -> DictConfig:
     """The configuration of a checkpoint folder.
 
     Raises:
-        DataError: missing, not YAML, or of another format version.
+        DataError: missing, not YAML, more than plain values, or of another format version.
     """
     path = folder / CONFIG_FILE
-    try:
-        config = OmegaConf.load(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a configuration ({' '.join(str(error).split())})") from error
-    node = OmegaConf.select(config, "checkpoint") if isinstance(config, DictConfig) else None
-    if not isinstance(config, DictConfig) or not isinstance(node, DictConfig) or "format" not in node:
+    config = read_yaml(path)
+    found = OmegaConf.select(config, "checkpoint.format")
+    if found is None:
         raise DataError(f"{path}: not the configuration of a checkpoint (no key checkpoint.format)")
-    if node.format != FORMAT:
-        raise DataError(f"{path}: checkpoint format {node.format}; this version reads format {FORMAT}")
-    missing = [key for key in ("task", "model", "checkpoint.vocabulary") if OmegaConf.select(config, key) is None]
-    if missing:
-        raise DataError(f"{path}: not the configuration of a checkpoint (no key {missing[0]})")
+    if found != FORMAT:
+        raise DataError(f"{path}: checkpoint format {shorten(found)}; this version reads format {FORMAT}")
+    for key, kind in KEYS.items():
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, kind):
+            state = "no key" if value is None else "not a fitting"
+            raise DataError(f"{path}: not the configuration of a checkpoint ({state} {key})")
+    plugins = OmegaConf.select(config, "plugins", default=None)
+    if plugins is not None and not (isinstance(plugins, ListConfig) and all(isinstance(p, str) for p in plugins)):
+        raise DataError(f"{path}: plugins is not a list of names")
     return config
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file; their values are not read.
+
+    Raises:
+        DataError: missing, truncated, or another kind of file.
+    """
+    size = file_size(path)
+    try:
+        with open(path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if size < 8 or header > min(size - 8, MAX_HEADER_BYTES):
+            raise ValueError(f"a header of {header} bytes")
+        with safe_open(path, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (SafetensorError, ValueError, OverflowError, RuntimeError) as error:
+        raise DataError(f"{path}: truncated or not a safetensors file ({shorten(error)})") from error
 
 
 def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -156,12 +189,13 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
     Raises:
         DataError: missing, truncated, or another kind of file.
     """
+    tensor_shapes(path)
     try:
         return load_file(path, device=str(device))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (SafetensorError, ValueError) as error:
-        raise DataError(f"{path}: truncated or not a safetensors file ({error})") from error
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise DataError(f"{path}: truncated or not a safetensors file ({shorten(error)})") from error
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -171,18 +205,59 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
         DataError: a tensor is missing, unknown or of another shape.
     """
     own = model_tensors(model)
-    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    _check_shapes(own, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    for name, tensor in own.items():
+        if tensor.is_floating_point() != tensors[name].is_floating_point():
+            raise DataError(f"{path}: {name} holds {tensors[name].dtype}, the model needs {tensor.dtype}")
+        tensor.copy_(tensors[name])
+
+
+def _check_shapes(own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Compare a model's tensors with names and shapes of a file."""
+    missing, unknown = sorted(own.keys() - shapes.keys()), sorted(shapes.keys() - own.keys())
     if missing or unknown:
         raise DataError(
-            f"{path}: does not fit the model of its configuration: {len(missing)} tensors missing {missing[:2]}, "
-            f"{len(unknown)} unknown {unknown[:2]}"
+            f"{path}: does not fit the model of its configuration: {len(missing)} tensors missing "
+            f"{shorten(missing[:2], 200)}, {len(unknown)} unknown {shorten(unknown[:2], 200)}"
         )
     for name, tensor in own.items():
-        if tensor.shape != tensors[name].shape:
-            raise DataError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(tensor.shape)}"
-            )
-        tensor.copy_(tensors[name])
+        if tuple(tensor.shape) != shapes[name]:
+            raise DataError(f"{path}: {name} has shape {shapes[name]}, the model needs {tuple(tensor.shape)}")
+
+
+def build_to_fit(
+    config: DictConfig, vocabularies: VocabularyPair, shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> EncoderDecoder:
+    """Build the model of a configuration if it has the size that a file holds; memory is taken after that is known.
+
+    Args:
+        config: of a checkpoint.
+        vocabularies: its.
+        shapes: names and shapes of the tensors that will be loaded.
+        path: where they lie, for messages.
+
+    Raises:
+        ConfigError: the configuration is wrong, or names what is not registered.
+        DataError: the model has other tensors.
+    """
+
+    def make() -> EncoderDecoder:
+        model: EncoderDecoder = build("task", config.task, key="task").build_model(config.model, vocabularies)
+        return model
+
+    try:
+        with sizes_only(len(shapes)):
+            planned = make()
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a component does with numbers that nobody would choose
+        raise DataError(f"{path}: does not fit the model of its configuration ({shorten(error)})") from error
+    own = model_tensors(planned)
+    _check_shapes(own, shapes, path)
+    tables = sum(buffer.numel() for name, buffer in planned.named_buffers() if name not in own)
+    if tables > MAX_TABLES:
+        raise DataError(f"{path}: its model has tables of {tables} numbers beside the file; {MAX_TABLES} at most")
+    return make()
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", plugins: Iterable[str] = ()) -> Loaded:
@@ -195,7 +270,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", plugins: It
 
     Raises:
         ConfigError: no checkpoint there, or it needs a plug-in that was not given.
-        DataError: a file is missing, truncated or foreign.
+        DataError: a file is missing, truncated, foreign or hostile.
     """
     discover(plugins)
     folder = resolve_checkpoint(path)
@@ -203,11 +278,12 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", plugins: It
     vocabularies = VocabularyPair.load(folder)
     if vocabularies.digest != config.checkpoint.vocabulary:
         raise DataError(f"{folder}: its sentencepiece model is not the one that the model was trained with")
+    shapes = tensor_shapes(folder / MODEL_FILE)
     try:
-        model = build("task", config.task, key="task").build_model(config.model, vocabularies)
+        model = build_to_fit(config, vocabularies, shapes, folder / MODEL_FILE)
     except ConfigError as error:
         needed = [p for p in config.get("plugins") or [] if p not in set(plugins)]
         hint = f"; it was trained with plug-ins: give plugins=[{','.join(needed)}]" if needed else ""
-        raise ConfigError(f"{folder / CONFIG_FILE}: {error}{hint}") from error
+        raise ConfigError(f"{folder / CONFIG_FILE}: {shorten(error, 1000)}{hint}") from error
     load_tensors(model, read_tensors(folder / MODEL_FILE), folder / MODEL_FILE)
     return Loaded(model.to(device).eval(), vocabularies, config, folder)

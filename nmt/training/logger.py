@@ -13,6 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nmt.config import DataError
+from nmt.untrusted import parse_json
+
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 30.0
@@ -86,16 +89,15 @@ class RunLogger:
 
 
 def _truncate(path: Path, update: int) -> None:
-    """Keep the lines up to an update."""
-    if not path.exists():
-        return
+    """Keep the lines up to an update; a link is replaced by a file, so that nothing is written where it leads."""
     kept = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
-            if line and json.loads(line)["update"] <= update:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
+            found = parse_json(line, str(path)) if line else None
+        except DataError:
             continue  # half a line, cut by a kill
+        if isinstance(found, dict) and type(found.get("update")) is int and found["update"] <= update:
+            kept.append(line + b"\n")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.write_bytes(b"".join(kept))
     temporary.replace(path)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from nmt.config import ConfigError, DataError
 from nmt.provenance import provenance
 from nmt.training.checkpoint import MODEL_FILE, write_folder
+from nmt.untrusted import read_json, read_yaml, shorten, typed
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,10 @@ def adopt_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"run={folder} is not a folder; choose another run=")
     if path.exists():
-        old, new = flatten(OmegaConf.to_container(OmegaConf.load(path))), flatten(OmegaConf.to_container(config))
+        old, new = (
+            flatten(OmegaConf.to_container(read_yaml(path))),
+            flatten(OmegaConf.to_container(config, resolve=True)),
+        )
         ignored = IRRELEVANT + (EXTENDABLE if extendable else ())
         different = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in ignored)
         if different:
@@ -66,7 +70,7 @@ def adopt_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
         raise ConfigError(f"run={folder} exists, is not empty and is not a run (no config.yaml); choose another run=")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, OmegaConf.to_yaml(config))
+        write_text(path, OmegaConf.to_yaml(config, resolve=True))
     except OSError as error:
         raise ConfigError(f"run={folder}: cannot be written ({error.strerror})") from error
 
@@ -85,10 +89,10 @@ def append_manifest(folder: Path, *, corpora: dict[str, str], **facts: Any) -> N
     """
     path = folder / "manifest.json"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        before = entries[0]["corpora"] if entries else corpora
-    except (ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{path}: not the manifest of a run ({error})") from error
+        entries = typed(list[dict[str, Any]], read_json(path)) if path.exists() else []
+        before = typed(dict[str, str], entries[0]["corpora"], "corpora") if entries else corpora
+    except (DataError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not the manifest of a run ({shorten(error)})") from error
     changed = [name for name, digest in corpora.items() if before.get(name, digest) != digest]
     if changed:
         raise ConfigError(f"run={folder}: corpus {changed[0]} has changed since the run began; choose another run=")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from nmt.config import DataError
 from nmt.training.checkpoint import MODEL_FILE, load_tensors, model_tensors, read_tensors
 from nmt.training.ema import MovingAverage
+from nmt.untrusted import read_json, shorten, typed
 
 TENSORS_FILE, FACTS_FILE = "training.safetensors", "training.json"
 
@@ -88,11 +91,13 @@ class Learner:
         """
         path = folder / FACTS_FILE
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            progress = Progress(**facts["progress"])
+            facts = typed(dict[str, Any], read_json(path, finite=False))
+            progress = typed(Progress, facts["progress"], "progress")
             groups, scaler = facts["param_groups"], facts["scaler"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not the state of a training run ({error})") from error
+            _check_alike(self.optimizer.state_dict()["param_groups"], groups, "param_groups")
+            _check_alike(self.scaler.state_dict(), scaler, "scaler")
+        except (DataError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not the state of a training run ({shorten(error)})") from error
         tensors = read_tensors(folder / TENSORS_FILE)
         weights = read_tensors(folder / MODEL_FILE)
         load_tensors(self.model, weights, folder / MODEL_FILE)
@@ -101,15 +106,48 @@ class Learner:
                 kept.copy_(parameter)
             raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
             load_tensors(self.model, raw, folder / TENSORS_FILE)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = tensor
+        state = self._optimizer_state(tensors, folder / TENSORS_FILE)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.scaler.load_state_dict(scaler)
-        torch.set_rng_state(tensors["random.cpu"])
-        if torch.cuda.is_available() and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"])
-        progress.ranking = [(float(metric), str(name)) for metric, name in progress.ranking]
+        try:
+            torch.set_rng_state(tensors["random.cpu"])
+            if torch.cuda.is_available() and "random.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["random.cuda"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise DataError(f"{folder / TENSORS_FILE}: no state of the random numbers ({shorten(error)})") from error
         self.progress = progress
+
+    def _optimizer_state(self, tensors: Mapping[str, Tensor], path: Path) -> dict[int, dict[str, Tensor]]:
+        """The optimiser's tensors by number of the parameter: each is a scalar or has the parameter's shape."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            start, _, rest = name.partition(".")
+            index, _, key = rest.partition(".")
+            if start != "optimizer":
+                continue
+            number = int(index) if re.fullmatch(r"[0-9]{1,9}", index) else -1
+            if not 0 <= number < len(parameters) or not (tensor.dim() == 0 or tensor.shape == parameters[number].shape):
+                raise DataError(f"{path}: {shorten(name)} fits no parameter of the model")
+            state.setdefault(number, {})[key] = tensor
+        return state
+
+
+def _check_alike(own: Any, found: Any, key: str) -> None:
+    """Refuse what differs in kind from what is there now: another number of things, a text for a number.
+
+    Raises:
+        TypeError: it does.
+    """
+    if isinstance(own, dict):
+        if not isinstance(found, dict) or found.keys() != own.keys():
+            raise TypeError(f"{key} must hold exactly the keys {', '.join(own)}")
+        for name, value in own.items():
+            _check_alike(value, found[name], f"{key}.{name}")
+    elif isinstance(own, list | tuple):
+        if not isinstance(found, list) or len(found) != len(own):
+            raise TypeError(f"{key} must be a list of {len(own)}")
+        for index, value in enumerate(own):
+            _check_alike(value, found[index], f"{key}[{index}]")
+    elif isinstance(own, int | float) != isinstance(found, int | float):
+        raise TypeError(f"{key} must be like {own!r} and not {shorten(repr(found))}")

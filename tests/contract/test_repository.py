@@ -21,7 +21,7 @@ LAYERS = [
     ["models"],
     ["data", "text"],
     ["kernels"],
-    ["registry", "config", "device", "provenance"],
+    ["registry", "untrusted", "config", "device", "provenance"],
 ]
 """A part of ``nmt`` imports from its own line or from lines below."""
 RANK = {part: line for line, parts in enumerate(LAYERS) for part in parts}
@@ -190,6 +190,57 @@ def test_pickles_are_seen(code: str, count: int) -> None:
 def test_no_pickle_in_the_product() -> None:
     found = {str(path.relative_to(ROOT)): pickles_in(path.read_text(encoding="utf-8")) for path in sources(*PRODUCT)}
     assert not {path: lines for path, lines in found.items() if lines}
+
+
+def code_in(code: str) -> list[str]:
+    """Uses of what can run a program or read a file's own wishes: ``eval``, unsafe YAML, readers without limits."""
+    banned = r"eval|exec|compile|__import__|os\.system|.*\.extractall"
+    banned += r"|yaml\.(?!parse$).*|OmegaConf\.(load|register_new_resolver)"
+    found = []
+    for call, name in calls(ast.parse(code)):
+        shell = any(item.arg == "shell" for item in call.keywords)
+        if re.fullmatch(banned, name) or shell:
+            found.append(f"line {call.lineno}: {name}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ("eval('1')", 1),
+        ("exec(x)", 1),
+        ("yaml.load(f, Loader=yaml.UnsafeLoader)", 1),
+        ("yaml.safe_load(f)", 1),
+        ("yaml.parse(f, Loader=yaml.SafeLoader)", 0),
+        ("OmegaConf.load(path)", 1),
+        ("subprocess.run('x', shell=True)", 1),
+        ("os.system('x')", 1),
+        ("archive.extractall()", 1),
+        ("model.eval()", 0),
+        ("re.compile('x')", 0),
+        ("torch.compile(model)", 0),
+    ],
+)
+def test_code_is_seen(code: str, count: int) -> None:
+    assert len(code_in(code)) == count
+
+
+def test_nothing_runs_what_a_file_says() -> None:
+    found = {str(path.relative_to(ROOT)): code_in(path.read_text(encoding="utf-8")) for path in sources(*PRODUCT)}
+    found["nmt/untrusted.py"] = [line for line in found["nmt/untrusted.py"] if not line.endswith("OmegaConf.load")]
+    assert not {path: lines for path, lines in found.items() if lines}
+
+
+def test_json_has_one_reader() -> None:
+    """``nmt.untrusted`` has the limits; what processes send each other needs none."""
+    allowed = {"nmt/untrusted.py", "nmt/generation/ranks.py"}
+    bad = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in sources(FRAME, *COMPONENTS)
+        for call, name in calls(ast.parse(path.read_text(encoding="utf-8")))
+        if re.fullmatch(r"json\.loads?", name) and str(path.relative_to(ROOT)) not in allowed
+    ]
+    assert not bad
 
 
 def test_every_folder_is_a_package() -> None:

@@ -1,11 +1,14 @@
 import gzip
 import hashlib
 import lzma
+import tracemalloc
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nmt.config import ConfigError, DataError
-from nmt.data.reader import ParallelText, TextFile, find_text
+from nmt.data.reader import MAX_LINE_BYTES, ParallelText, TextFile, find_text
 
 TEXT = "eins\nzwei\u2028noch zwei\x85\x0b\x0c\x1c und zwei\n\n  vier \u00a0\n"
 LINES = ["eins", "zwei\u2028noch zwei\x85\x0b\x0c\x1c und zwei", "", "  vier \u00a0"]
@@ -91,3 +94,36 @@ def test_unequal_files_are_refused_with_both_counts(tmp_path, write, source, tar
         pytest.raises(DataError, match=rf"a\.en has {source} lines but .*a\.de has {target}:"),
     ):
         list(text)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, suffix):
+    """A GiB of zeros is 150 KiB of xz."""
+    path, block = tmp_path / f"a.en{suffix}", b"\0" * (1 << 20)
+    pack = {"": open, ".gz": gzip.open, ".xz": lzma.open}[suffix]
+    with pack(path, "wb") as file:
+        file.write(b"short\n")
+        for _ in range(64 if suffix else 20):
+            file.write(block)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"a\.en{suffix}:2: longer than 16 MiB; is it text\?"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 56 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_longest_line_is_read(tmp_path):
+    path = tmp_path / "a.en"
+    path.write_bytes(b"x" * (MAX_LINE_BYTES - 1) + b"\ny")
+    assert [len(line) for line in read(path)] == [MAX_LINE_BYTES - 1, 1]
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), suffix=st.sampled_from(["", ".gz", ".xz"]))
+def test_any_bytes_are_lines_or_refused(data, suffix, tmp_path, spoilt_bytes, only_refused):
+    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix]
+    path = tmp_path / f"a.en{suffix}"
+    path.write_bytes(spoilt_bytes(data, pack("ein Satz\nzwei Sätze\n".encode() * 5)))
+    only_refused(lambda: read(path))

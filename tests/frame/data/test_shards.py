@@ -11,7 +11,7 @@ from nmt.config import DataError
 from nmt.data.shards import KINDS, SIDES, Shard, file_name, id_dtype, map_array, offsets_of, write_array
 
 
-def write_shard(folder, index, source, target, dtype=np.uint16):
+def write_shard(folder, index, source, target, dtype=np.uint16, vocab_size=100):
     """A shard of (ids, text) rows of both sides."""
     files = {}
     for side, rows in zip(SIDES, (source, target)):
@@ -25,7 +25,7 @@ def write_shard(folder, index, source, target, dtype=np.uint16):
         for kind in KINDS:
             name = file_name(side, index, kind)
             files[name] = write_array(folder / name, arrays[kind])["bytes"]
-    return Shard(folder, index, len(source), files)
+    return Shard(folder, index, len(source), files, {"source": vocab_size, "target": vocab_size})
 
 
 SOURCE = [([5, 6, 7], "drei"), ([], ""), ([8], "größe"), ([9, 10], "zwei\u2028")]
@@ -80,7 +80,7 @@ def test_a_shard_without_tokens(tmp_path):
 
 
 def test_ids_beyond_two_bytes(tmp_path):
-    shard = write_shard(tmp_path, 0, [([70000], "x")], [([1], "y")], dtype=np.uint32)
+    shard = write_shard(tmp_path, 0, [([70000], "x")], [([1], "y")], dtype=np.uint32, vocab_size=70001)
     shard.open()
     assert shard.ids("source", 0).tolist() == [70000]
 

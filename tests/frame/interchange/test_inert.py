@@ -21,17 +21,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nmt.config import DataError
-from nmt.interchange.inert import MAX_BYTES, Name, Record, Reference, read_pickle
+from nmt.interchange.inert import MAX_BYTES, MAX_KEY, Name, Record, Reference, read_pickle
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+KEYS = st.integers(-MAX_KEY, MAX_KEY)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (
         st.lists(inner)
         | st.lists(inner).map(tuple)
-        | st.dictionaries(st.text() | st.integers(), inner)
+        | st.dictionaries(st.text() | KEYS, inner)
         | st.dictionaries(st.text(), inner).map(collections.OrderedDict)
-        | st.sets(st.integers() | st.text())
+        | st.sets(KEYS | st.text())
         | st.frozensets(st.text())
     ),
     max_leaves=20,

@@ -213,4 +213,4 @@ def test_what_is_no_state(tmp_path: Path) -> None:
 def test_reading_takes_no_more_than_the_storage(tmp_path: Path) -> None:
     file = TorchFile(save(tmp_path / "x.pt"))
     (stored,) = file.tensors(file.value, "it").values()
-    assert stored == StoredTensor((3, 4), (4, 1), 0, torch.float32, "0", 12)
+    assert stored == StoredTensor((3, 4), (4, 1), 0, torch.float32, "0", 11)

@@ -97,7 +97,7 @@ def test_foreign_and_truncated_files_are_refused(vocabulary, tmp_path, content, 
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"none\.model: cannot read the vocabulary \(No such file"):
+    with pytest.raises(DataError, match=r"none\.model: cannot be read \(No such file"):
         Vocabulary.load(tmp_path / "none.model")
 
 

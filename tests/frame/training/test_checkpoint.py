@@ -104,7 +104,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no config": ("config.yaml", Path.unlink, "cannot be read (No such file or directory)"),
     "not yaml": ("config.yaml", lambda p: p.write_text("a: [1"), "not a configuration"),
     "binary": ("config.yaml", lambda p: p.write_bytes(b"\xff\xfe\x00"), "not a configuration"),
-    "a list": ("config.yaml", lambda p: p.write_text("- 1"), "not the configuration of a checkpoint"),
+    "a list": ("config.yaml", lambda p: p.write_text("- 1"), "not a configuration (no keys at the top)"),
     "of a run": ("config.yaml", lambda p: p.write_text("model: {}"), "(no key checkpoint.format)"),
     "format only": ("config.yaml", lambda p: p.write_text("checkpoint: {format: 1}"), "(no key task)"),
     "later format": ("config.yaml", edit("checkpoint.format", 2), "checkpoint format 2; this version reads format 1"),

@@ -1,0 +1,57 @@
+"""Models without memory: what sizes a configuration asks for, before anything is allocated."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.overrides import TorchFunctionMode
+
+from nmt.config import DataError
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out random values: on the meta device there are none, and torch loads a compiler to say so (1 s)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def sizes_only(tensors: int) -> Iterator[None]:
+    """Modules that are built inside have shapes and no values.
+
+    Args:
+        tensors: how many the model should have; building many more parts than such a model needs is stopped.
+
+    Raises:
+        DataError: it was stopped.
+    """
+    most = 64 + 16 * tensors
+    count = 0
+
+    def seen(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise DataError(f"its configuration describes a model with more than the {tensors} tensors of its file")
+
+    handles = [
+        hooks.register_module_module_registration_hook(seen),
+        hooks.register_module_parameter_registration_hook(seen),
+    ]
+    try:
+        with torch.device("meta"), _Unfilled():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()

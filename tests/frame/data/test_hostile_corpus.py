@@ -1,0 +1,132 @@
+"""Corpora from anyone: whatever is in the files, they are read or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nmt.config import DataError
+from nmt.data.corpus import Corpus
+
+FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+IDS, OFFSETS = "valid/source.00000.ids", "valid/source.00000.ids_offsets"
+
+
+@pytest.fixture
+def copy(corpus_folder: Path, tmp_path: Path) -> Path:
+    """A corpus that a test may damage."""
+    return Path(shutil.copytree(corpus_folder, tmp_path / "copy", dirs_exist_ok=True))
+
+
+def read_all(folder: Path) -> None:
+    """Everything that training and translating read."""
+    corpus = Corpus.open(folder)
+    for name in corpus.splits:
+        split = corpus.split(name)
+        for side in ("source", "target"):
+            split.gather(side, np.arange(len(split)))
+            for line in range(min(3, len(split))):
+                split.ids(side, line)
+            split.texts(side)
+
+
+def change_array(folder: Path, name: str, change: Any) -> None:
+    """Change an array in place: sizes stay, so that opening finds nothing."""
+    path = folder / f"{name}.npy"
+    array = np.load(path, mmap_mode="r+", allow_pickle=False)
+    change(array)
+    array.flush()
+
+
+@pytest.mark.parametrize("value", [24, 65535])
+def test_ids_beyond_the_vocabulary(value: int, copy: Path) -> None:
+    change_array(copy, IDS, lambda ids: ids.__setitem__(2, value))
+    split = Corpus.open(copy).split("valid")
+    with pytest.raises(
+        DataError, match=rf"source\.00000\.ids\.npy: damaged \(id {value} is not in the vocabulary of 24"
+    ):
+        split.gather("source", np.arange(len(split)))
+    holder = int(np.searchsorted(np.cumsum(split.source_lengths), 2, side="right"))
+    with pytest.raises(DataError, match="is not in the vocabulary of 24 pieces"):
+        split.source_ids(holder)
+    split.gather("target", np.arange(len(split)))
+
+
+def test_the_last_id_of_the_vocabulary_is_read(copy: Path) -> None:
+    change_array(copy, IDS, lambda ids: ids.__setitem__(2, 23))
+    read_all(copy)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        [2**62, -(2**63), -(2**62)],  # every difference overflows to a positive number
+        [2**63 - 1, 2**63 - 1, 2**63 - 1],
+        [-1, 0, 1],
+        [10**9, 10**9, 10**9],
+    ],
+)
+def test_offsets_out_of_order(middle: list[int], copy: Path) -> None:
+    change_array(copy, OFFSETS, lambda offsets: offsets.__setitem__(slice(1, 4), middle))
+    corpus = Corpus.open(copy)
+    with pytest.raises(DataError, match=r"source\.00000\.ids_offsets\.npy: damaged \(offsets run backwards\)"):
+        corpus.split("valid")
+
+
+def test_offsets_of_text_out_of_order(copy: Path) -> None:
+    change_array(copy, "valid/target.00000.text_offsets", lambda offsets: offsets.__setitem__(1, 10**12))
+    split = Corpus.open(copy).split("valid")
+    for line in (0, 1):
+        with pytest.raises(DataError, match=r"target\.00000\.text_offsets\.npy: damaged \(offsets run backwards\)"):
+            split.target_text(line)
+    assert split.target_text(2)
+
+
+def test_links_that_lead_out(copy: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    name = "source.00000.ids.npy"
+    (copy / "valid" / name).unlink()
+    (copy / "valid" / name).symlink_to(corpus_folder / "valid" / name)
+    with pytest.raises(DataError, match=r"source\.00000\.ids\.npy: a link that leads out of its folder"):
+        Corpus.open(copy)
+    shutil.rmtree(copy / "valid")
+    (copy / "valid").symlink_to(corpus_folder / "valid")
+    with pytest.raises(DataError, match="valid: a link that leads out of its folder"):
+        Corpus.open(copy)
+    (tmp_path / "door").symlink_to(corpus_folder)  # the user's own link to a corpus
+    assert len(Corpus.open(tmp_path / "door").split("valid")) == 20
+
+
+@FEW
+@given(data=st.data())
+def test_any_manifest_is_read_or_refused(
+    data: st.DataObject, corpus_folder: Path, copy: Path, spoilt_value: Any, spoilt_bytes: Any, only_refused: Any
+) -> None:
+    content = (corpus_folder / "corpus.json").read_bytes()
+    if data.draw(st.booleans()):
+        content = json.dumps(spoilt_value(data, json.loads(content))).encode()
+    else:
+        content = spoilt_bytes(data, content)
+    (copy / "corpus.json").write_bytes(content)
+    only_refused(lambda: read_all(copy))
+
+
+@FEW
+@given(data=st.data())
+def test_any_arrays_are_read_or_refused(
+    data: st.DataObject, corpus_folder: Path, copy: Path, spoilt_bytes: Any, only_refused: Any
+) -> None:
+    """Sizes stay as corpus.json says: what is changed lies behind that check."""
+    kind = data.draw(st.sampled_from(["ids", "ids_offsets", "text", "text_offsets"]))
+    name = f"valid/source.00000.{kind}.npy"
+    content = (corpus_folder / name).read_bytes()
+    changed = spoilt_bytes(data, content) + bytes(len(content))
+    (copy / name).write_bytes(changed[: len(content)])
+    only_refused(lambda: read_all(copy))
+    (copy / name).write_bytes(content)
