@@ -1,4 +1,4 @@
-"""Models without memory: what sizes a configuration asks for, before anything is allocated."""
+"""Models without values: what sizes a configuration asks for, and models whose weights come from a file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,32 @@ from torch.overrides import TorchFunctionMode
 
 from nmt.config import DataError
 
+RANDOM = (
+    Tensor.normal_,
+    Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.xavier_uniform_,
+    nn.init.xavier_normal_,
+    nn.init.kaiming_uniform_,
+    nn.init.kaiming_normal_,
+    nn.init.trunc_normal_,
+)
+"""What fills a tensor with random numbers."""
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves out random values: on the meta device there are none, and torch loads a compiler to say so (1 s)."""
+
+class Unfilled(TorchFunctionMode):
+    """Leaves out random values; parameters made inside hold what was in memory, until they are loaded.
+
+    Drawing the values of a model takes longer than reading them from a file. On the meta device there are none, and
+    torch loads a compiler to say so (1 s).
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in (Tensor.normal_, nn.init.normal_):
+        if func in RANDOM:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
@@ -50,7 +67,7 @@ def sizes_only(tensors: int) -> Iterator[None]:
         hooks.register_module_parameter_registration_hook(seen),
     ]
     try:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), Unfilled():
             yield
     finally:
         for handle in handles:

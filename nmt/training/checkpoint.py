@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from nmt.config import ConfigError, DataError
 from nmt.models.encoder_decoder import EncoderDecoder
-from nmt.models.planned import sizes_only
+from nmt.models.planned import Unfilled, sizes_only
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
+from nmt.training.weights import read_into
 from nmt.untrusted import check_inside, file_size, read_yaml, shorten
 
 FORMAT = 1
@@ -257,7 +258,8 @@ def build_to_fit(
     tables = sum(buffer.numel() for name, buffer in planned.named_buffers() if name not in own)
     if tables > MAX_TABLES:
         raise DataError(f"{path}: its model has tables of {tables} numbers beside the file; {MAX_TABLES} at most")
-    return make()
+    with Unfilled():
+        return make()
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", plugins: Iterable[str] = ()) -> Loaded:
@@ -285,5 +287,5 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", plugins: It
         needed = [p for p in config.get("plugins") or [] if p not in set(plugins)]
         hint = f"; it was trained with plug-ins: give plugins=[{','.join(needed)}]" if needed else ""
         raise ConfigError(f"{folder / CONFIG_FILE}: {shorten(error, 1000)}{hint}") from error
-    load_tensors(model, read_tensors(folder / MODEL_FILE), folder / MODEL_FILE)
+    read_into(folder / MODEL_FILE, model_tensors(model))
     return Loaded(model.to(device).eval(), vocabularies, config, folder)
