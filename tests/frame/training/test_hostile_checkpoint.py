@@ -25,8 +25,12 @@ from nmt.training.checkpoint import load_model, read_tensors, resolve_checkpoint
 from nmt.training.logger import RunLogger
 from nmt.training.run_folder import append_manifest
 
-FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-SOME = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=settings.default.max_examples // 5, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+SOME = settings(
+    max_examples=settings.default.max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def change(checkpoint: Path, key: str, value: object) -> None:
