@@ -94,7 +94,10 @@ class Learner:
             facts = typed(dict[str, Any], read_json(path, finite=False))
             progress = typed(Progress, facts["progress"], "progress")
             groups, scaler = facts["param_groups"], facts["scaler"]
-            _check_alike(self.optimizer.state_dict()["param_groups"], groups, "param_groups")
+            own = self.optimizer.state_dict()["param_groups"]
+            _check_alike(own, groups, "param_groups")
+            if [group["params"] for group in groups] != [group["params"] for group in own]:
+                raise TypeError("param_groups are of another model")
             _check_alike(self.scaler.state_dict(), scaler, "scaler")
         except (DataError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not the state of a training run ({shorten(error)})") from error
@@ -149,5 +152,8 @@ def _check_alike(own: Any, found: Any, key: str) -> None:
             raise TypeError(f"{key} must be a list of {len(own)}")
         for index, value in enumerate(own):
             _check_alike(value, found[index], f"{key}[{index}]")
-    elif isinstance(own, int | float) != isinstance(found, int | float):
+    elif own is None or isinstance(own, bool):  # a switch, or one that torch sets by the device
+        if found is not None and not isinstance(found, bool):
+            raise TypeError(f"{key} must be a switch and not {shorten(repr(found))}")
+    elif not (isinstance(own, int | float) and isinstance(found, int | float)) and type(found) is not type(own):
         raise TypeError(f"{key} must be like {own!r} and not {shorten(repr(found))}")

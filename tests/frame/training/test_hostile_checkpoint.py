@@ -25,8 +25,12 @@ from nmt.training.checkpoint import load_model, read_tensors, resolve_checkpoint
 from nmt.training.logger import RunLogger
 from nmt.training.run_folder import append_manifest
 
-FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-SOME = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=settings.default.max_examples // 5, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+SOME = settings(
+    max_examples=settings.default.max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def change(checkpoint: Path, key: str, value: object) -> None:
@@ -69,6 +73,9 @@ CONFIGS: list[tuple[str, object, str]] = [
     ("checkpoint.target_language", "${oc.env:HOME}", "it has an interpolation"),
     ("model.dropout", "${oc.decode:0.1}", "it has an interpolation"),
     ("model.dropout", "???", "model.dropout"),
+    ("checkpoint", [], "no key checkpoint.format"),
+    ("checkpoint", "???", "no key checkpoint.format"),
+    ("checkpoint.vocabulary", "???", "no key checkpoint.vocabulary"),
     ("checkpoint.format", [1], "checkpoint format [1]; this version reads format 1"),
 ]
 
@@ -297,6 +304,29 @@ def test_any_state_goes_on_or_is_refused(
     facts = json.loads((folder / "training.json").read_text())
     (folder / "training.json").write_text(json.dumps(spoilt_value(data, facts)))
     only_refused(lambda: learner.restore(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("foreach", [1], r"param_groups\[0\]\.foreach must be a switch and not \[1\]"),
+        ("lr", "1e-3", r"param_groups\[0\]\.lr must be like .* and not '1e-3'"),
+        ("lr", None, r"param_groups\[0\]\.lr must be like .* and not None"),
+        ("betas", [0.9], r"param_groups\[0\]\.betas must be a list of 2"),
+        ("new", 1, r"param_groups\[0\] must hold exactly the keys"),
+        ("params", "swapped", "param_groups are of another model"),
+    ],
+)
+def test_settings_of_an_optimizer_that_fit_nothing(
+    key: str, value: object, message: str, checkpoint: Path, learner: Any
+) -> None:
+    path = checkpoint / "training.json"
+    facts = json.loads(path.read_text())
+    group = facts["param_groups"][0]
+    group[key] = group["params"][::-1] if value == "swapped" else value
+    path.write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=message):
+        learner.restore(checkpoint)
 
 
 @pytest.mark.parametrize(
