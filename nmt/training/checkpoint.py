@@ -7,6 +7,7 @@ A checkpoint holds ``model.safetensors`` (tied matrices once), ``config.yaml`` a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, DataError
+from nmt.files import sync, temporary_name
 from nmt.models.encoder_decoder import EncoderDecoder
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
@@ -56,25 +58,46 @@ def write_folder(folder: Path, files: Mapping[str, Any]) -> None:
 
     Args:
         folder: where the files go.
-        files: name to a writer, called with the path to write.
+        files: name to a writer, called in order with the path to write.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; what was there before is as it was.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         for name, write in files.items():
             write(temporary / name)
             (temporary / name).chmod(0o644)  # safetensors makes its files private
-            with open(temporary / name, "rb") as handle:
-                os.fsync(handle.fileno())
+            sync(temporary / name)
+        sync(temporary)
         if folder.is_dir():
             for name in files:
                 (temporary / name).replace(folder / name)
+            sync(folder)
         else:
             temporary.rename(folder)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written (safetensors has an exception of its own for it).
+    """
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def model_files(tensors: Mapping[str, Tensor], config: DictConfig, vocabularies: VocabularyPair) -> dict[str, Any]:
@@ -88,7 +111,7 @@ def model_files(tensors: Mapping[str, Tensor], config: DictConfig, vocabularies:
     # Copied now: files are written later, when the model may hold other weights than its moving average.
     stored = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     files: dict[str, Any] = {
-        MODEL_FILE: lambda path: save_file(stored, path, metadata={"format": "pt"}),
+        MODEL_FILE: lambda path: save_tensors(stored, path),
         CONFIG_FILE: lambda path: path.write_text(OmegaConf.to_yaml(config), encoding="utf-8"),
     }
     for name, vocabulary in vocabularies.files.items():
@@ -164,8 +187,8 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
         raise DataError(f"{path}: truncated or not a safetensors file ({error})") from error
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into a model; names and shapes must be exactly the model's.
+def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Compare names and shapes of tensors with a model's.
 
     Raises:
         DataError: a tensor is missing, unknown or of another shape.
@@ -182,6 +205,16 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
             raise DataError(
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(tensor.shape)}"
             )
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model; names and shapes must be exactly the model's.
+
+    Raises:
+        DataError: a tensor is missing, unknown or of another shape; the model is as it was.
+    """
+    check_tensors(model, tensors, path)
+    for name, tensor in model_tensors(model).items():
         tensor.copy_(tensors[name])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from nmt.files import write_text
+from nmt.training.update import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +28,18 @@ class RunLogger:
 
     Args:
         folder: the run.
-        update: updates done before; later lines of an interrupted run are dropped, as they will be written again.
+        update: updates done before.
+        lines: lines of ``metrics.jsonl`` to keep: what an interrupted run wrote later will be written again.
+
+    Attributes:
+        lines: lines of ``metrics.jsonl``.
     """
 
-    def __init__(self, folder: Path, update: int) -> None:
+    def __init__(self, folder: Path, update: int, lines: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.jsonl"
-        _truncate(self.path, update)
+        self.lines = _truncate(self.path, lines)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
         self._bar: tqdm[Any] | None = None
@@ -54,10 +62,20 @@ class RunLogger:
             self._bar = None
 
     def write(self, event: str, update: int, values: dict[str, Any]) -> None:
-        """A line of ``metrics.jsonl`` and its scalars on the board; what is not finite is null, as JSON wants it."""
+        """A line of ``metrics.jsonl`` and its scalars on the board; what is not finite is null, as JSON wants it.
+
+        Raises:
+            TrainingError: the disk is full.
+        """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self._file.write(json.dumps({"event": event, "update": update, **finite}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"event": event, "update": update, **finite}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path}: cannot be written ({error.strerror}); the same command goes on from the last checkpoint"
+            ) from error
+        self.lines += 1
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{event}/{name}", value, update)
@@ -78,24 +96,23 @@ class RunLogger:
             text = " | ".join(f"{name} {value}" for name, value in figures.items())
             logger.info("epoch %d | update %d | %d of %d | %s | ETA %.0f s", epoch, update, done, of_epoch, text, left)
 
+    def sync(self) -> None:
+        """Bring the lines to disk, so that they are there when a checkpoint says so."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
-        """Flush everything."""
+        """Close everything; every line was flushed when it was written."""
         self.end_epoch()
-        self._file.close()
-        self._board.close()
+        with contextlib.suppress(OSError):  # a full disk was reported, and what it did not take comes again
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._board.close()
 
 
-def _truncate(path: Path, update: int) -> None:
-    """Keep the lines up to an update."""
+def _truncate(path: Path, lines: int) -> int:
+    """Keep the first lines of a file; how many there are then (fewer where somebody took some away)."""
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            if line and json.loads(line)["update"] <= update:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # half a line, cut by a kill
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+        return 0
+    kept = path.read_text(encoding="utf-8").split("\n")[:-1][:lines]  # what follows the last line feed is half a line
+    write_text(path, "".join(line + "\n" for line in kept))
+    return len(kept)
