@@ -188,7 +188,8 @@ def command(digits: Path, run: Path, *overrides: str) -> list[str]:
 def test_terminated_process_saves_and_the_same_command_goes_on(digits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(
-        command(digits, run),
+        command(digits, run, "batch.workers=1"),
+        start_new_session=True,
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -199,7 +200,7 @@ def test_terminated_process_saves_and_the_same_command_goes_on(digits: Path, tmp
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "no update within two minutes"
         time.sleep(0.05)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # as batch systems do: the workers get it too
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "the same command goes on" in said
