@@ -45,12 +45,18 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole, in place of an existing one."""
+    """Write a file whole, in place of an existing one.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; names the file, and an existing one is as it was.
+    """
     temporary = temporary_name(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         sync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)

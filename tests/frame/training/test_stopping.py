@@ -150,6 +150,10 @@ def test_stop_signals() -> None:
             pytest.fail("a stop that was wished for before breaks off at once")
         os.kill(os.getpid(), signal.SIGTERM)  # outside nothing is broken off
     assert signal.getsignal(signal.SIGTERM) is before
+    with StopSignals() as signals, signals.breakable():
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)  # what tidies up after the first is not broken off in turn
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
