@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import sentencepiece
 
 from nmt.config import DataError
+from nmt.files import write_bytes
 from nmt.untrusted import read_bytes
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -61,10 +61,7 @@ class Vocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write the model file, byte for byte as it was read."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(self.model)
-        temporary.replace(path)
+        write_bytes(Path(path), self.model)
 
     def __reduce__(self) -> tuple[type[Vocabulary], tuple[bytes]]:
         return type(self), (self.model,)

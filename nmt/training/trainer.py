@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +18,7 @@ from nmt.data.batch import Batch
 from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches, training_splits
 from nmt.device import peak_memory_mib, torch_device
+from nmt.files import remove_leftovers
 from nmt.models.encoder_decoder import EncoderDecoder, num_parameters
 from nmt.registry import build, discover, find
 from nmt.training.average import average_tensors
@@ -29,50 +27,16 @@ from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
 from nmt.training.logger import RunLogger
 from nmt.training.options import Metric, Precision, TrainOptions
-from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest
+from nmt.training.resume import restore_newest
+from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest, check_config
+from nmt.training.run_lock import run_lock
+from nmt.training.signals import Interrupted, StopSignals
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import Updater, UpdateResult
 from nmt.training.validation import validation_loss, validation_quality
+from nmt.training.window import Window
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Window:
-    """Figures since the last line of the log."""
-
-    sums: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
-    num_tokens: int = 0
-    num_padded: int = 0
-    num_updates: int = 0
-    grad_norm: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, result: UpdateResult) -> None:
-        """Take in an update."""
-        for name, value in result.sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.figures.update(result.figures)
-        self.num_tokens += result.num_tokens
-        self.num_padded += result.num_padded
-        self.num_updates += 1
-        self.grad_norm = result.grad_norm
-
-    def summary(self) -> dict[str, float]:
-        """Means per target token, and rates; the only place where training reads tensors back."""
-        values = {name: float(total) / self.num_tokens for name, total in self.sums.items()}
-        values["ppl"] = math.exp(min(values["nll"], 100.0))
-        values.update({name: float(value) for name, value in self.figures.items()})
-        seconds = max(1e-9, time.monotonic() - self.started)
-        values.update(
-            grad_norm=self.grad_norm,
-            tokens=self.num_tokens,
-            tokens_per_second=self.num_tokens / seconds,
-            updates_per_second=self.num_updates / seconds,
-            target_padding=1 - self.num_tokens / max(1, self.num_padded),
-        )
-        return values
 
 
 class Trainer:
@@ -121,14 +85,15 @@ class Trainer:
         forward: Callable[..., Any] = torch.compile(model, dynamic=True) if options.compile else model
         self.updater = Updater(self.learner, self.criterion, forward, options.train, self.device)
         self.folder = Path(options.run)
-        adopt_config(self.folder, config, extendable=not self.schedule.uses_total)
+        check_config(self.folder, config, extendable=not self.schedule.uses_total)
         self.config = config
         self.store = CheckpointStore(
             self.folder / "checkpoints",
             keep_last=options.checkpoints.keep_last,
             keep_best=options.checkpoints.keep_best,
         )
-        self.stop_requested = False
+        self.signals = StopSignals()
+        self.window = Window()
 
     def _check(self) -> None:
         loop = self.options.train
@@ -177,11 +142,20 @@ class Trainer:
 
         Returns:
             The figures of the last validation.
+
+        Raises:
+            ConfigError: another process trains here.
+            DataError: no checkpoint of the run can be continued.
+            TrainingError: training cannot go on.
         """
-        self.store.clean()
-        last = self.store.last()
-        if last is not None:
-            self.learner.restore(last)
+        with run_lock(self.folder):
+            return self._fit()
+
+    def _fit(self) -> dict[str, float]:
+        for folder in (self.folder, self.store.folder):
+            remove_leftovers(folder)
+        adopt_config(self.folder, self.config, extendable=not self.schedule.uses_total)
+        restore_newest(self.learner, self.store)
         progress = self.learner.progress
         parameters = num_parameters(self.model)
         append_manifest(
@@ -206,17 +180,13 @@ class Trainer:
             100 * self.batches.padding_share(progress.epoch),
             f", going on after update {progress.update}" if progress.update else "",
         )
-        self.log = RunLogger(self.folder, progress.update)
-        previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        self.window = progress.window
+        self.log = RunLogger(self.folder, progress.update, progress.lines)
         try:
-            return self._epochs()
+            with self.signals:
+                return self._epochs()
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             self.log.close()
-
-    def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stop_requested = True
 
     def _reached_end(self) -> bool:
         loop, progress = self.options.train, self.learner.progress
@@ -261,38 +231,59 @@ class Trainer:
         updates_of_epoch = math.ceil(of_epoch / loop.accumulate)
         batches = self.batches.epoch(progress.epoch, start=progress.batch)
         self.log.start_epoch(progress.epoch, progress.batch // loop.accumulate, updates_of_epoch)
-        window, mark = Window(), time.monotonic()
-        while group := list(islice(batches, loop.accumulate)):
+        if 0 < progress.batch < of_epoch and self._validation_due():  # a stop broke it off
+            figures = self._validate()
+            self._save()
+            yield figures
+        mark = time.monotonic()
+        while group := self._next_group(batches):
             result = self._update(group)
-            window.add(result)
-            progress.seconds += time.monotonic() - mark
+            seconds = time.monotonic() - mark
+            self.window.add(result, seconds)
+            progress.seconds += seconds
             mark = time.monotonic()
             if progress.update % loop.log_every == 0 or progress.batch >= of_epoch:
-                self._log(window, updates_of_epoch)
-                window = Window()
+                self._log(self.window, updates_of_epoch)
+                self.window = Window()
             if progress.batch >= of_epoch:
                 break
             if self._reached_end():
                 return
-            validated = self._validate() if self._due(self.options.validate.every) else None
-            if validated is not None or self._due(self.options.checkpoints.every):
+            validated = self._validate() if self._validation_due() else None
+            save = validated is not None or self._due(self.options.checkpoints.every)
+            if save:
                 self._save()
-            self._stop_if_requested()
+            if self.signals.requested:
+                self._stop(save=not save)
             if validated is not None:
                 yield validated
-            window.started += time.monotonic() - mark  # rates leave validation and saving out
-            mark = time.monotonic()
+            mark = time.monotonic()  # rates leave validation and saving out
         self.log.end_epoch()
-        every = self.options.validate.every
-        validated = self._validate() if every is None or self._due(every) else None
+        validated = self._validate() if self._validation_due(end_of_epoch=True) else None
         progress.epoch, progress.batch = progress.epoch + 1, 0
-        if validated is not None or self.options.checkpoints.every is None or self._due(self.options.checkpoints.every):
+        every = self.options.checkpoints.every
+        save = validated is not None or every is None or self._due(every)
+        if save:
             self._save()
-        self._stop_if_requested()
+        if self.signals.requested:
+            self._stop(save=not save)
         yield validated
+
+    def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The batches of the next update; none at the end of the epoch."""
+        try:
+            return list(islice(batches, self.options.train.accumulate))
+        except RuntimeError:
+            if self.signals.requested:  # a signal to the whole process group has ended the workers too
+                self._stop(save=True)
+            raise
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.learner.progress.update % every == 0
+
+    def _validation_due(self, *, end_of_epoch: bool = False) -> bool:
+        every, progress = self.options.validate.every, self.learner.progress
+        return (end_of_epoch if every is None else self._due(every)) and progress.validated_at != progress.update
 
     def _update(self, group: list[Batch]) -> UpdateResult:
         progress = self.learner.progress
@@ -311,13 +302,11 @@ class Trainer:
         done = math.ceil(progress.batch / self.options.train.accumulate)
         self.log.progress(progress.epoch, progress.update, updates_of_epoch, done, values)
 
-    def _stop_if_requested(self) -> None:
-        if self.stop_requested:
+    def _stop(self, *, save: bool) -> NoReturn:
+        if save:
             self._save()
-            logger.info(
-                "%s: stopped after update %d; the same command goes on", self.folder, self.learner.progress.update
-            )
-            raise KeyboardInterrupt
+        logger.info("%s: stopped after update %d; the same command goes on", self.folder, self.learner.progress.update)
+        raise KeyboardInterrupt
 
     # --- validation and saving ----------------------------------------------------------------------------------------
 
@@ -334,8 +323,11 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         progress = self.learner.progress
-        with self.learner.average.applied():
-            figures = self._measure()
+        try:
+            with self.learner.average.applied(), self.signals.breakable():
+                figures = self._measure()
+        except Interrupted:
+            self._stop(save=True)  # the validation comes first when the run goes on
         progress.validated_at = progress.update
         self._rank(figures, CheckpointStore.name(progress.update))
         memory = round(peak_memory_mib(self.device))
@@ -370,6 +362,8 @@ class Trainer:
 
     def _save(self) -> None:
         progress = self.learner.progress
+        self.log.sync()
+        progress.window, progress.lines = self.window.stored(), self.log.lines
         state = self.learner.state_files()
         with self.learner.average.applied():
             files = model_files(model_tensors(self.model), self._checkpoint_config(), self.corpus.vocabularies)
@@ -379,12 +373,17 @@ class Trainer:
         """Average the newest checkpoints; the result becomes the best one if it is."""
         newest = self.store.numbered()[-self.options.checkpoints.average :]
         kept = {name: tensor.clone() for name, tensor in model_tensors(self.model).items()}
-        load_tensors(self.model, average_tensors(newest), self.store.folder)
-        measured = self._measure()
         name = f"average-{CheckpointStore.name(self.learner.progress.update)}"
-        config = self._checkpoint_config(average_of=[p.name for p in newest])
-        self.store.save_aside(name, model_files(model_tensors(self.model), config, self.corpus.vocabularies))
-        load_tensors(self.model, kept, self.store.folder)
+        try:
+            load_tensors(self.model, average_tensors(newest), self.store.folder)
+            with self.signals.breakable():
+                measured = self._measure()
+            config = self._checkpoint_config(average_of=[p.name for p in newest])
+            self.store.save_aside(name, model_files(model_tensors(self.model), config, self.corpus.vocabularies))
+        except Interrupted:
+            self._stop(save=False)  # all was saved before; the same command averages again
+        finally:
+            load_tensors(self.model, kept, self.store.folder)
         patience_used = self.learner.progress.without_better
         self._rank(measured, name)
         self.learner.progress.without_better = patience_used  # an average is no progress of the training

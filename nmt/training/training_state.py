@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,15 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nmt.config import DataError
-from nmt.training.checkpoint import MODEL_FILE, load_tensors, model_tensors, read_tensors
+from nmt.training.checkpoint import (
+    MODEL_FILE,
+    check_tensors,
+    load_config,
+    load_tensors,
+    model_tensors,
+    read_tensors,
+    save_tensors,
+)
 from nmt.training.ema import MovingAverage
-from nmt.untrusted import read_json, shorten, typed
+from nmt.training.seal import FACTS_FILE, seal, unseal
+from nmt.training.window import Window
+from nmt.untrusted import is_plain_name, shorten, typed
 
-TENSORS_FILE, FACTS_FILE = "training.safetensors", "training.json"
+TENSORS_FILE = "training.safetensors"
 
 
 @dataclass
@@ -34,6 +42,9 @@ class Progress:
         without_better: validations in a row without a better metric.
         validated_at: updates done at the last validation.
         skipped: updates skipped for non-finite gradients.
+        skipped_in_a_row: those since the last update that was not.
+        window: figures since the last line of the log.
+        lines: lines of ``metrics.jsonl``.
         seconds: wall time spent training.
         finished: the run has reached its end.
     """
@@ -46,6 +57,9 @@ class Progress:
     without_better: int = 0
     validated_at: int = -1
     skipped: int = 0
+    skipped_in_a_row: int = 0
+    window: Window = field(default_factory=Window)
+    lines: int = 0
     seconds: float = 0.0
     finished: bool = False
 
@@ -61,7 +75,7 @@ class Learner:
     progress: Progress
 
     def state_files(self) -> dict[str, Any]:
-        """Writers of the files that hold the state, taken now."""
+        """Writers of the files that hold the state, taken now; to be written after all others of the checkpoint."""
         optimizer = self.optimizer.state_dict()
         tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
@@ -71,50 +85,49 @@ class Learner:
         if self.average.decay:  # the model file holds the average: keep the raw weights here
             tensors.update({f"weights.{name}": t for name, t in model_tensors(self.model).items()})
         tensors = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-        facts = json.dumps(
-            {
-                "progress": asdict(self.progress),
-                "param_groups": optimizer["param_groups"],
-                "scaler": self.scaler.state_dict(),
-            }
-        )
-        return {
-            TENSORS_FILE: lambda path: save_file(tensors, path),
-            FACTS_FILE: lambda path: path.write_text(facts, encoding="utf-8"),
+        facts = {
+            "progress": asdict(self.progress),
+            "param_groups": optimizer["param_groups"],
+            "scaler": self.scaler.state_dict(),
         }
+        return {TENSORS_FILE: lambda path: save_tensors(tensors, path), FACTS_FILE: lambda path: seal(facts, path)}
 
     def restore(self, folder: Path) -> None:
         """Go back to the state of a checkpoint.
 
         Raises:
-            DataError: a file is missing, truncated or of another model.
+            DataError: a file is missing, damaged or of another model; nothing has changed.
         """
+        facts = unseal(folder)
         path = folder / FACTS_FILE
         try:
-            facts = typed(dict[str, Any], read_json(path, finite=False))
-            progress = typed(Progress, facts["progress"], "progress")
+            progress = typed(Progress, facts["progress"], "progress", least=-1)
+            if not all(is_plain_name(name) for _, name in progress.ranking):
+                raise TypeError("progress.ranking names something outside of the run")
             groups, scaler = facts["param_groups"], facts["scaler"]
             _check_alike(self.optimizer.state_dict()["param_groups"], groups, "param_groups")
             _check_alike(self.scaler.state_dict(), scaler, "scaler")
-        except (DataError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not the state of a training run ({shorten(error)})") from error
-        tensors = read_tensors(folder / TENSORS_FILE)
-        weights = read_tensors(folder / MODEL_FILE)
+        load_config(folder)
+        tensors, weights = read_tensors(folder / TENSORS_FILE), read_tensors(folder / MODEL_FILE)
+        raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
+        check_tensors(model_tensors(self.model), weights, folder / MODEL_FILE)
+        if self.average.decay:
+            check_tensors(model_tensors(self.model), raw, folder / TENSORS_FILE)
+        state = self._optimizer_state(tensors, folder / TENSORS_FILE)
+        _check_random(tensors, folder / TENSORS_FILE)
+        # From here on nothing fails.
         load_tensors(self.model, weights, folder / MODEL_FILE)
         if self.average.decay:
             for kept, parameter in zip(self.average.average, self.average.parameters, strict=True):
                 kept.copy_(parameter)
-            raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
             load_tensors(self.model, raw, folder / TENSORS_FILE)
-        state = self._optimizer_state(tensors, folder / TENSORS_FILE)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.scaler.load_state_dict(scaler)
-        try:
-            torch.set_rng_state(tensors["random.cpu"])
-            if torch.cuda.is_available() and "random.cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["random.cuda"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise DataError(f"{folder / TENSORS_FILE}: no state of the random numbers ({shorten(error)})") from error
+        torch.set_rng_state(tensors["random.cpu"])
+        if torch.cuda.is_available() and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"])
         self.progress = progress
 
     def _optimizer_state(self, tensors: Mapping[str, Tensor], path: Path) -> dict[int, dict[str, Tensor]]:
@@ -133,8 +146,20 @@ class Learner:
         return state
 
 
+def _check_random(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse states that the generators of random numbers cannot take."""
+    try:
+        torch.Generator().set_state(tensors["random.cpu"])
+        if torch.cuda.is_available() and "random.cuda" in tensors:
+            torch.Generator("cuda").set_state(tensors["random.cuda"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"{path}: no state of the random numbers ({shorten(error)})") from error
+
+
 def _check_alike(own: Any, found: Any, key: str) -> None:
     """Refuse what differs in kind from what is there now: another number of things, a text for a number.
+
+    The numbers of the parameters must be the same.
 
     Raises:
         TypeError: it does.
@@ -143,6 +168,8 @@ def _check_alike(own: Any, found: Any, key: str) -> None:
         if not isinstance(found, dict) or found.keys() != own.keys():
             raise TypeError(f"{key} must hold exactly the keys {', '.join(own)}")
         for name, value in own.items():
+            if name == "params" and value != found[name]:
+                raise TypeError(f"{key}.params must number all parameters")
             _check_alike(value, found[name], f"{key}.{name}")
     elif isinstance(own, list | tuple):
         if not isinstance(found, list) or len(found) != len(own):

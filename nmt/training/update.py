@@ -58,7 +58,6 @@ class Updater:
         self.options = options
         self.device = device
         self.parameters = [p for p in learner.model.parameters() if p.requires_grad]
-        self.skipped_in_a_row = 0
 
     def autocast(self) -> torch.autocast:
         """The number format of a forward pass."""
@@ -94,7 +93,7 @@ class Updater:
         self.learner.scaler.update()
         self.learner.optimizer.zero_grad(set_to_none=True)
         if not skipped:
-            self.skipped_in_a_row = 0
+            self.learner.progress.skipped_in_a_row = 0
             self.learner.average.update(self.learner.progress.update + 1)
         padded = sum(batch.target.numel() for batch in batches)
         return UpdateResult(sums, figures, num_tokens, padded, grad_norm, skipped)
@@ -107,18 +106,19 @@ class Updater:
 
     def _count_skipped(self, batches: Sequence[Batch], sums: dict[str, Tensor]) -> None:
         """Overflow is part of training with loss scaling, within bounds; otherwise it ends the run."""
-        self.learner.progress.skipped += 1
-        self.skipped_in_a_row += 1
+        progress = self.learner.progress
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
         scaling = self.learner.scaler.is_enabled()
-        if scaling and self.skipped_in_a_row <= self.options.max_skipped:
+        if scaling and progress.skipped_in_a_row <= self.options.max_skipped:
             return
         ids = [i for batch in batches for i in batch.ids]
         listed = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         loss = float(sums["loss"]) / max(1, sum(b.num_tokens for b in batches)) if "loss" in sums else math.nan
-        what = f"{self.skipped_in_a_row} updates in a row with" if scaling else "a"
+        what = f"{progress.skipped_in_a_row} updates in a row with" if scaling else "a"
         raise TrainingError(
-            f"{what} non-finite gradient at update {self.learner.progress.update + 1} "
-            f"(epoch {self.learner.progress.epoch}), loss {loss:.4g}, training sentences {listed}; "
+            f"{what} non-finite gradient at update {progress.update + 1} "
+            f"(epoch {progress.epoch}), loss {loss:.4g}, training sentences {listed}; "
             "lower optimizer.lr or train.clip_norm, lengthen schedule.warmup_updates, "
             "or use train.precision=bf16 or fp32"
         )

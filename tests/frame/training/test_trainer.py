@@ -66,6 +66,7 @@ def test_seed_decides(train, tmp_path: Path, read_metrics) -> None:
 
 def test_files_of_a_run(run: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.yaml",
         "manifest.json",
