@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -154,7 +156,7 @@ class TrainBatches:
             collate_fn=_unchanged,
             generator=torch.Generator(),  # else it draws from the global one, and dropout would depend on workers
         )
-        return iter(loader)
+        return _prefetched(loader)
 
     def make(self, pairs: IntArray, epoch: int, number: int) -> Batch:
         """Read one batch of the plan.
@@ -215,6 +217,20 @@ class _EpochView(torch.utils.data.Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         return self.batches.make(self.plan[number], self.epoch, number)
+
+
+def _prefetched(loader: torch.utils.data.DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches of a loader with workers; that a worker died is an error of the next batch.
+
+    PyTorch would raise it from a handler of SIGCHLD, wherever the program is: within a save, say, when a batch system
+    sends SIGTERM to all processes of a job.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)  # no handlers there
+    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 def _unchanged(batch: Any) -> Any:

@@ -20,6 +20,7 @@ CONFIG = {"model": {"dropout": 0.1, "layers": 2}, "train": {"max_updates": 5}, "
 
 
 def adopt(folder: Path, *, extendable: bool = True, **changes: Any) -> None:
+    folder.mkdir(exist_ok=True)  # as the lock does
     config = OmegaConf.create(CONFIG)
     for key, value in changes.items():
         OmegaConf.update(config, key.replace("__", "."), value, force_add=True)

@@ -144,7 +144,7 @@ def test_fp16_skips_an_overflow_and_halves_the_scale(make_updater, batches) -> N
     assert learner.progress.skipped == 1
     assert {int(state["step"]) for state in learner.optimizer.state.values()} == {1}
     assert not updater(batches([2, 3]), lr=1e-3).skipped
-    assert updater.skipped_in_a_row == 0
+    assert updater.learner.progress.skipped_in_a_row == 0
 
 
 def test_fp16_stops_after_too_many_overflows(make_updater, batches) -> None:
