@@ -29,7 +29,7 @@ discover()
 
 # The same examples every time, so that a failure is a change's doing; `make fuzz` looks for new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
-settings.register_profile("random", derandomize=False, deadline=None)
+settings.register_profile("random", derandomize=False, deadline=None, max_examples=400)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 # What a stranger may write where a file has something else.

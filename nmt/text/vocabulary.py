@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,12 +100,14 @@ class Vocabulary:
 
         Raises:
             ValueError: an id is not in the vocabulary.
+            DataError: the model makes text that is not UTF-8.
         """
         kept = [int(i) for i in ids]
         wrong = next((i for i in kept if not 0 <= i < len(self)), None)
         if wrong is not None:
             raise ValueError(f"id {wrong} is not in the vocabulary of {len(self)} pieces")
-        return str(self._processor.decode([i for i in kept if i not in (PAD, BOS, EOS)])) if kept else ""
+        with _utf8():
+            return str(self._processor.decode([i for i in kept if i not in (PAD, BOS, EOS)])) if kept else ""
 
     def decode_batch(self, batch: Iterable[Iterable[int]]) -> list[str]:
         """``decode`` of several rows of ids, in order."""
@@ -112,15 +115,27 @@ class Vocabulary:
 
     def pieces(self, line: str) -> list[str]:
         """Pieces of a line as sentencepiece writes them (``▁`` for a space)."""
-        return list(self._processor.encode(line, out_type=str))
+        with _utf8():
+            return list(self._processor.encode(line, out_type=str))
 
     def join(self, pieces: Iterable[str]) -> str:
         """Text of some pieces."""
-        return str(self._processor.decode(list(pieces)))
+        with _utf8():
+            return str(self._processor.decode(list(pieces)))
 
     def piece(self, index: int) -> str:
         """The piece of one id."""
-        return str(self._processor.id_to_piece(int(index)))
+        with _utf8():
+            return str(self._processor.id_to_piece(int(index)))
+
+
+@contextlib.contextmanager
+def _utf8() -> Iterator[None]:
+    """The library makes text by rules and pieces of the file; damaged ones can break characters apart."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError("the sentencepiece model is damaged: it makes text that is not UTF-8") from error
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ FORMAT = 1
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
 KEYS = {
-    **{"task": DictConfig, "model": DictConfig, "checkpoint.vocabulary": str},
+    **{"task": dict, "model": dict, "checkpoint.vocabulary": str},
     **{"checkpoint.source_language": str, "checkpoint.target_language": str},
 }
 """What the configuration of a checkpoint must have."""
@@ -170,20 +170,28 @@ def load_config(folder: Path) -> DictConfig:
     """
     path = folder / CONFIG_FILE
     config = read_yaml(path)
-    found = OmegaConf.select(config, "checkpoint.format")
+    plain = OmegaConf.to_container(config)
+    found = _at(plain, "checkpoint.format")
     if found is None:
         raise DataError(f"{path}: not the configuration of a checkpoint (no key checkpoint.format)")
     if found != FORMAT:
         raise DataError(f"{path}: checkpoint format {shorten(found)}; this version reads format {FORMAT}")
     for key, kind in KEYS.items():
-        value = OmegaConf.select(config, key)
+        value = _at(plain, key)
         if not isinstance(value, kind):
             state = "no key" if value is None else "not a fitting"
             raise DataError(f"{path}: not the configuration of a checkpoint ({state} {key})")
-    plugins = OmegaConf.select(config, "plugins", default=None)
-    if plugins is not None and not (isinstance(plugins, ListConfig) and all(isinstance(p, str) for p in plugins)):
+    plugins = _at(plain, "plugins")
+    if plugins is not None and not (isinstance(plugins, list) and all(isinstance(p, str) for p in plugins)):
         raise DataError(f"{path}: plugins is not a list of names")
     return config
+
+
+def _at(value: Any, key: str) -> Any:
+    """What stands at a dotted key of plain values; None where there is nothing, or what stands for nothing."""
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return None if value == "???" else value
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -105,7 +105,10 @@ class Learner:
             if not all(is_plain_name(name) for _, name in progress.ranking):
                 raise TypeError("progress.ranking names something outside of the run")
             groups, scaler = facts["param_groups"], facts["scaler"]
-            _check_alike(self.optimizer.state_dict()["param_groups"], groups, "param_groups")
+            own = self.optimizer.state_dict()["param_groups"]
+            _check_alike(own, groups, "param_groups")
+            if [group["params"] for group in groups] != [group["params"] for group in own]:
+                raise TypeError("param_groups are of another model")
             _check_alike(self.scaler.state_dict(), scaler, "scaler")
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not the state of a training run ({shorten(error)})") from error
@@ -159,8 +162,6 @@ def _check_random(tensors: Mapping[str, Tensor], path: Path) -> None:
 def _check_alike(own: Any, found: Any, key: str) -> None:
     """Refuse what differs in kind from what is there now: another number of things, a text for a number.
 
-    The numbers of the parameters must be the same.
-
     Raises:
         TypeError: it does.
     """
@@ -168,13 +169,14 @@ def _check_alike(own: Any, found: Any, key: str) -> None:
         if not isinstance(found, dict) or found.keys() != own.keys():
             raise TypeError(f"{key} must hold exactly the keys {', '.join(own)}")
         for name, value in own.items():
-            if name == "params" and value != found[name]:
-                raise TypeError(f"{key}.params must number all parameters")
             _check_alike(value, found[name], f"{key}.{name}")
     elif isinstance(own, list | tuple):
         if not isinstance(found, list) or len(found) != len(own):
             raise TypeError(f"{key} must be a list of {len(own)}")
         for index, value in enumerate(own):
             _check_alike(value, found[index], f"{key}[{index}]")
-    elif isinstance(own, int | float) != isinstance(found, int | float):
+    elif own is None or isinstance(own, bool):  # a switch, or one that torch sets by the device
+        if found is not None and not isinstance(found, bool):
+            raise TypeError(f"{key} must be a switch and not {shorten(repr(found))}")
+    elif not (isinstance(own, int | float) and isinstance(found, int | float)) and type(found) is not type(own):
         raise TypeError(f"{key} must be like {own!r} and not {shorten(repr(found))}")

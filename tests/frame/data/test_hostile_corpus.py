@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from nmt.config import DataError
 from nmt.data.corpus import Corpus
 
-FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=settings.default.max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 IDS, OFFSETS = "valid/source.00000.ids", "valid/source.00000.ids_offsets"
 
 

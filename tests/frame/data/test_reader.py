@@ -120,7 +120,7 @@ def test_the_longest_line_is_read(tmp_path):
     assert [len(line) for line in read(path)] == [MAX_LINE_BYTES - 1, 1]
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), suffix=st.sampled_from(["", ".gz", ".xz"]))
 def test_any_bytes_are_lines_or_refused(data, suffix, tmp_path, spoilt_bytes, only_refused):
     pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix]

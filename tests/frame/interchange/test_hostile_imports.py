@@ -21,7 +21,9 @@ from nmt.interchange.importing import import_checkpoint
 from nmt.interchange.torch_file import TorchFile
 from nmt.text.vocabulary import VocabularyPair
 
-FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=settings.default.max_examples // 4, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def test_positions_that_would_take_all_memory(marian: Path, tmp_path: Path) -> N
 # --- files of torch.save ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), zipped=st.booleans())
 def test_any_torch_file_is_read_or_refused(
     data: st.DataObject, zipped: bool, tmp_path: Path, spoilt_bytes: Any, only_refused: Any

@@ -30,8 +30,12 @@ from nmt.training.logger import RunLogger
 from nmt.training.run_folder import append_manifest
 from nmt.training.seal import seal
 
-FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-SOME = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=settings.default.max_examples // 5, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+SOME = settings(
+    max_examples=settings.default.max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def change(checkpoint: Path, key: str, value: object) -> None:
@@ -74,6 +78,9 @@ CONFIGS: list[tuple[str, object, str]] = [
     ("checkpoint.target_language", "${oc.env:HOME}", "it has an interpolation"),
     ("model.dropout", "${oc.decode:0.1}", "it has an interpolation"),
     ("model.dropout", "???", "model.dropout"),
+    ("checkpoint", [], "no key checkpoint.format"),
+    ("checkpoint", "???", "no key checkpoint.format"),
+    ("checkpoint.vocabulary", "???", "no key checkpoint.vocabulary"),
     ("checkpoint.format", [1], "checkpoint format [1]; this version reads format 1"),
 ]
 
@@ -358,6 +365,29 @@ def test_a_hostile_progress(key: str, value: object, message: str, checkpoint: P
     facts["progress"][key] = value
     reseal(checkpoint, facts)
     with pytest.raises(DataError, match=rf"training\.json: not the state of a training run \({re.escape(message)}"):
+        learner.restore(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("foreach", [1], r"param_groups\[0\]\.foreach must be a switch and not \[1\]"),
+        ("lr", "1e-3", r"param_groups\[0\]\.lr must be like .* and not '1e-3'"),
+        ("lr", None, r"param_groups\[0\]\.lr must be like .* and not None"),
+        ("betas", [0.9], r"param_groups\[0\]\.betas must be a list of 2"),
+        ("new", 1, r"param_groups\[0\] must hold exactly the keys"),
+        ("params", "swapped", "param_groups are of another model"),
+    ],
+)
+def test_settings_of_an_optimizer_that_fit_nothing(
+    key: str, value: object, message: str, checkpoint: Path, learner: Any
+) -> None:
+    path = checkpoint / "training.json"
+    facts = json.loads(path.read_text())
+    group = facts["param_groups"][0]
+    group[key] = group["params"][::-1] if value == "swapped" else value
+    reseal(checkpoint, facts)
+    with pytest.raises(DataError, match=message):
         learner.restore(checkpoint)
 
 
