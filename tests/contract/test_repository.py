@@ -21,7 +21,7 @@ LAYERS = [
     ["models"],
     ["data", "text"],
     ["kernels"],
-    ["registry", "config", "device"],
+    ["registry", "config", "device", "ranks"],
 ]
 """A part of ``nmt`` imports from its own line or from lines below."""
 RANK = {part: line for line, parts in enumerate(LAYERS) for part in parts}
