@@ -164,13 +164,12 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
         raise DataError(f"{path}: truncated or not a safetensors file ({error})") from error
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into a model; names and shapes must be exactly the model's.
+def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Compare names and shapes of tensors with those of a model.
 
     Raises:
         DataError: a tensor is missing, unknown or of another shape.
     """
-    own = model_tensors(model)
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unknown:
         raise DataError(
@@ -182,6 +181,17 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
             raise DataError(
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(tensor.shape)}"
             )
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model; names and shapes must be exactly the model's.
+
+    Raises:
+        DataError: a tensor is missing, unknown or of another shape.
+    """
+    own = model_tensors(model)
+    check_tensors(own, tensors, path)
+    for name, tensor in own.items():
         tensor.copy_(tensors[name])
 
 

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 STATE_FILES = ("training.safetensors", "training.json")
 EXTENDABLE = ("train.max_updates", "train.max_epochs", "train.patience")
 """Keys that may change when a run goes on: they say when to stop, not what is learned."""
-IRRELEVANT = ("run", "device", "threads")
+IRRELEVANT = ("run", "device", "threads", "train.parallel")
+ACCUMULATE, BATCHES = "train.accumulate", "processes x train.accumulate"
 PACKAGES = ("nmt", "torch", "numpy", "sentencepiece", "sacrebleu", "hydra-core", "safetensors")
 
 
@@ -46,13 +47,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def adopt_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
+def adopt_config(folder: Path, config: DictConfig, *, extendable: bool, processes: int = 1) -> None:
     """Record the configuration of a new run, or check it against that of an existing one.
+
+    ``train.accumulate`` may change with the number of processes, so that an update takes as many batches as before.
 
     Args:
         folder: the run.
         config: as composed.
         extendable: whether the end of training may move (no schedule depends on it).
+        processes: how many train together now.
 
     Raises:
         ConfigError: the run exists with another configuration; lists the differences.
@@ -63,10 +67,17 @@ def adopt_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
     if path.exists():
         old, new = flatten(OmegaConf.to_container(OmegaConf.load(path))), flatten(OmegaConf.to_container(config))
         ignored = IRRELEVANT + (EXTENDABLE if extendable else ())
+        before, now = _batches_of_an_update(folder, old, new, processes)
+        if before == now:
+            ignored += (ACCUMULATE,)
+        elif not extendable:
+            old[BATCHES], new[BATCHES] = before, now
         different = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in ignored)
         if different:
             listed = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in different)
             raise ConfigError(f"run={folder} exists with another configuration ({listed}); choose another run=")
+        if before != now:
+            logger.info("run=%s: an update takes %d batches from now on, not %d", folder, now, before)
     elif folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"run={folder} exists, is not empty and is not a run (no config.yaml); choose another run=")
     try:
@@ -74,6 +85,15 @@ def adopt_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
         write_text(path, OmegaConf.to_yaml(config))
     except OSError as error:
         raise ConfigError(f"run={folder}: cannot be written ({error.strerror})") from error
+
+
+def _batches_of_an_update(folder: Path, old: dict[str, Any], new: dict[str, Any], processes: int) -> tuple[int, int]:
+    """How many an update took when the run was last started, and how many it takes now."""
+    try:
+        before = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))[-1].get("processes", 1)
+    except (OSError, ValueError, LookupError, AttributeError):
+        before = processes  # nothing was trained yet, or the manifest will be found damaged when it is continued
+    return before * old.get(ACCUMULATE, 1), processes * new.get(ACCUMULATE, 1)
 
 
 def append_manifest(folder: Path, *, corpora: dict[str, str], **facts: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from nmt.config import ConfigError
 from nmt.data.batch import Batch
@@ -22,17 +23,20 @@ from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches, training_splits
 from nmt.device import peak_memory_mib, torch_device
 from nmt.models.encoder_decoder import EncoderDecoder, num_parameters
+from nmt.ranks import Ranks
 from nmt.registry import build, discover, find
 from nmt.training.average import average_tensors
-from nmt.training.checkpoint import describe, load_tensors, model_files, model_tensors
+from nmt.training.checkpoint import describe, model_files
 from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
-from nmt.training.logger import RunLogger
-from nmt.training.options import Metric, Precision, TrainOptions
+from nmt.training.logger import RunLogger, SilentLogger
+from nmt.training.options import Metric, Parallel, Precision, TrainOptions
+from nmt.training.parallel import Replicas, Shards
+from nmt.training.randomness import seed_process
 from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import Updater, UpdateResult
-from nmt.training.validation import validation_loss, validation_quality
+from nmt.training.validation import sum_by_name, validation_loss, validation_quality
 
 logger = logging.getLogger(__name__)
 
@@ -54,23 +58,30 @@ class Window:
         for name, value in result.sums.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.figures.update(result.figures)
-        self.num_tokens += result.num_tokens
+        self.num_tokens += result.num_tokens  # of all processes; the other sums are this process's
         self.num_padded += result.num_padded
         self.num_updates += 1
         self.grad_norm = result.grad_norm
 
-    def summary(self) -> dict[str, float]:
-        """Means per target token, and rates; the only place where training reads tensors back."""
-        values = {name: float(total) / self.num_tokens for name, total in self.sums.items()}
+    def summary(self, ranks: Ranks) -> dict[str, float]:
+        """Means per target token, and rates; the only place where training reads tensors back.
+
+        Figures that are no sums are means over the processes that have them.
+        """
+        sums = {name: float(total) for name, total in self.sums.items()}
+        parts = ranks.all_gather([sums, {name: float(value) for name, value in self.figures.items()}, self.num_padded])
+        values = {name: total / self.num_tokens for name, total in sum_by_name(part[0] for part in parts).items()}
         values["ppl"] = math.exp(min(values["nll"], 100.0))
-        values.update({name: float(value) for name, value in self.figures.items()})
+        having = sum_by_name(dict.fromkeys(part[1], 1) for part in parts)
+        values.update({k: total / having[k] for k, total in sum_by_name(part[1] for part in parts).items()})
+        num_padded = sum(part[2] for part in parts)
         seconds = max(1e-9, time.monotonic() - self.started)
         values.update(
             grad_norm=self.grad_norm,
             tokens=self.num_tokens,
             tokens_per_second=self.num_tokens / seconds,
             updates_per_second=self.num_updates / seconds,
-            target_padding=1 - self.num_tokens / max(1, self.num_padded),
+            target_padding=1 - self.num_tokens / max(1, num_padded),
         )
         return values
 
@@ -91,6 +102,7 @@ class Trainer:
         self.options = options
         discover(options.plugins)
         self.device = torch_device(options.device)
+        self.ranks = Ranks.join(self.device)
         if options.threads:
             torch.set_num_threads(options.threads)
         self._check()
@@ -104,31 +116,35 @@ class Trainer:
                 f"validate.metric={options.validate.metric.value}: task {options.task['name']!r} has no such metric; "
                 f"valid options: {', '.join(task.metrics)}"
             )
-        model: EncoderDecoder = task.build_model(options.model, self.corpus.vocabularies).to(self.device)
+        model: EncoderDecoder = task.build_model(options.model, self.corpus.vocabularies)
         self._check_lengths(model)
+        shards = options.train.parallel is Parallel.shard and self.ranks.world > 1
+        self.parallel = (Shards if shards else Replicas)(model, self.ranks, self.device)
         self.model = model
         self.criterion: Criterion = build("criterion", options.criterion, key="criterion").to(self.device)
         self.schedule: Schedule = build(
             "schedule", options.schedule, key="schedule", total_updates=self._total_updates()
         )
         self.learner = Learner(
-            model=model,
-            optimizer=build("optimizer", options.optimizer, key="optimizer", parameters=model.parameters()),
+            parallel=self.parallel,
+            optimizer=build("optimizer", options.optimizer, key="optimizer", parameters=self.parallel.parameters),
             scaler=torch.amp.GradScaler(self.device.type, enabled=options.train.precision is Precision.fp16),
-            average=MovingAverage(model, options.train.ema),
+            average=MovingAverage(self.parallel.parameters, options.train.ema),
             progress=Progress(),
         )
         forward: Callable[..., Any] = torch.compile(model, dynamic=True) if options.compile else model
         self.updater = Updater(self.learner, self.criterion, forward, options.train, self.device)
         self.folder = Path(options.run)
-        adopt_config(self.folder, config, extendable=not self.schedule.uses_total)
+        if self.ranks.first:
+            adopt_config(self.folder, config, extendable=not self.schedule.uses_total, processes=self.ranks.world)
         self.config = config
         self.store = CheckpointStore(
             self.folder / "checkpoints",
             keep_last=options.checkpoints.keep_last,
             keep_best=options.checkpoints.keep_best,
         )
-        self.stop_requested = False
+        self.stop_requested = self.stop_agreed = False
+        seed_process(options.seed, self.ranks.rank)
 
     def _check(self) -> None:
         loop = self.options.train
@@ -139,6 +155,9 @@ class Trainer:
                 f"validate.metric={self.options.validate.metric.value} needs validate.translate=true; "
                 "or choose validate.metric=loss"
             )
+        if loop.parallel is Parallel.shard and (loop.precision is Precision.fp16 or self.options.compile):
+            what = "train.precision=fp16" if loop.precision is Precision.fp16 else "compile=true"
+            raise ConfigError(f"train.parallel=shard does not go with {what}; valid option: train.parallel=replicate")
         for slot in ("criterion", "optimizer", "schedule"):
             find(slot, getattr(self.options, slot).get("name"), slot)
 
@@ -166,9 +185,23 @@ class Trainer:
         loop = self.options.train
         if loop.max_epochs is None:
             return loop.max_updates
-        per_epoch = math.ceil(self.batches.num_batches(1) / loop.accumulate)
+        per_epoch = math.ceil(self.batches.num_batches(1) / self._group)
         by_epochs = loop.max_epochs * per_epoch
         return by_epochs if loop.max_updates is None else min(by_epochs, loop.max_updates)
+
+    @property
+    def _group(self) -> int:
+        """Batches of an update, of all processes together."""
+        return self.ranks.world * self.options.train.accumulate
+
+    def _resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        if self.ranks.first:
+            self.store.clean()
+        self.ranks.wait()
+        last = self.store.last()
+        if last is not None:
+            self.learner.restore(last)
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -178,20 +211,19 @@ class Trainer:
         Returns:
             The figures of the last validation.
         """
-        self.store.clean()
-        last = self.store.last()
-        if last is not None:
-            self.learner.restore(last)
+        self._resume()
         progress = self.learner.progress
         parameters = num_parameters(self.model)
-        append_manifest(
-            self.folder,
-            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-            threads=torch.get_num_threads(),
-            parameters=parameters,
-            corpora={str(c.folder): c.digest for c in self.corpora},
-            update=progress.update,
-        )
+        if self.ranks.first:
+            append_manifest(
+                self.folder,
+                device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+                processes=self.ranks.world,
+                threads=torch.get_num_threads(),
+                parameters=parameters,
+                corpora={str(c.folder): c.digest for c in self.corpora},
+                update=progress.update,
+            )
         if progress.finished and not self._reached_end():
             progress.finished = False  # the end was moved further away
         if progress.finished:
@@ -206,7 +238,7 @@ class Trainer:
             100 * self.batches.padding_share(progress.epoch),
             f", going on after update {progress.update}" if progress.update else "",
         )
-        self.log = RunLogger(self.folder, progress.update)
+        self.log = RunLogger(self.folder, progress.update) if self.ranks.first else SilentLogger()
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             return self._epochs()
@@ -258,12 +290,12 @@ class Trainer:
         """The rest of the current epoch; yields after every validation, and at its end."""
         loop, progress = self.options.train, self.learner.progress
         of_epoch = self.batches.num_batches(progress.epoch)
-        updates_of_epoch = math.ceil(of_epoch / loop.accumulate)
-        batches = self.batches.epoch(progress.epoch, start=progress.batch)
-        self.log.start_epoch(progress.epoch, progress.batch // loop.accumulate, updates_of_epoch)
+        updates_of_epoch = math.ceil(of_epoch / self._group)
+        batches = self.batches.epoch(progress.epoch, start=progress.batch, rank=self.ranks.rank, world=self.ranks.world)
+        self.log.start_epoch(progress.epoch, progress.batch // self._group, updates_of_epoch)
         window, mark = Window(), time.monotonic()
-        while group := list(islice(batches, loop.accumulate)):
-            result = self._update(group)
+        while progress.batch < of_epoch:
+            result = self._update(list(islice(batches, loop.accumulate)))
             window.add(result)
             progress.seconds += time.monotonic() - mark
             mark = time.monotonic()
@@ -294,25 +326,30 @@ class Trainer:
     def _due(self, every: int | None) -> bool:
         return every is not None and self.learner.progress.update % every == 0
 
-    def _update(self, group: list[Batch]) -> UpdateResult:
+    def _update(self, batches: list[Batch]) -> UpdateResult:
+        """Update with the next batches of the epoch, of which these are for this process."""
         progress = self.learner.progress
         self.lr = self.learner.optimizer.defaults["lr"] * self.schedule.factor(progress.update + 1)
-        result = self.updater(group, self.lr)
+        size = min(self._group, self.batches.num_batches(progress.epoch) - progress.batch)
+        rounds = math.ceil(size / self.ranks.world)
+        result = self.updater(batches, self.lr, rounds=rounds, stop=self.stop_requested)
         progress.update += 1
-        progress.batch += len(group)
+        progress.batch += size
+        self.stop_agreed = result.stop
         self.log.advance()
         return result
 
     def _log(self, window: Window, updates_of_epoch: int) -> None:
         progress = self.learner.progress
-        values = window.summary()
+        values = window.summary(self.ranks)
         values.update(lr=self.lr, epoch=progress.epoch, seconds=round(progress.seconds, 3), skipped=progress.skipped)
         self.log.write("train", progress.update, values)
-        done = math.ceil(progress.batch / self.options.train.accumulate)
+        done = math.ceil(progress.batch / self._group)
         self.log.progress(progress.epoch, progress.update, updates_of_epoch, done, values)
 
     def _stop_if_requested(self) -> None:
-        if self.stop_requested:
+        # Several processes stop where all know of it; one needs not wait for that.
+        if self.stop_agreed or (self.stop_requested and self.ranks.world == 1):
             self._save()
             logger.info(
                 "%s: stopped after update %d; the same command goes on", self.folder, self.learner.progress.update
@@ -322,14 +359,16 @@ class Trainer:
     # --- validation and saving ----------------------------------------------------------------------------------------
 
     def _measure(self) -> dict[str, float]:
-        """Figures of the model as it is, on the validation set."""
+        """Figures of the model as it is, on the validation set; the same on all processes."""
         options = self.options.validate
         split = self.corpus.split("valid")
-        figures = validation_loss(self.model, self.criterion, split, options.max_tokens, self.device)
-        if options.translate:
-            self.model.eval()
-            figures.update(validation_quality(self.model, self.corpus.vocabularies, split, options, self.device))
-            self.model.train()
+        place = (self.device, self.ranks)
+        with self.parallel.evaluated() as model:
+            figures = validation_loss(model, self.criterion, split, options.max_tokens, *place)
+            if options.translate:
+                model.eval()
+                figures.update(validation_quality(model, self.corpus.vocabularies, split, options, *place))
+                model.train()
         return figures
 
     def _validate(self) -> dict[str, float]:
@@ -372,19 +411,27 @@ class Trainer:
         progress = self.learner.progress
         state = self.learner.state_files()
         with self.learner.average.applied():
-            files = model_files(model_tensors(self.model), self._checkpoint_config(), self.corpus.vocabularies)
-        self.store.save(progress.update, {**files, **state}, [name for _, name in progress.ranking])
+            files = self._model_files(self.parallel.tensors())
+        if self.ranks.first:
+            self.store.save(progress.update, {**files, **state}, [name for _, name in progress.ranking])
+        self.ranks.wait()  # who ends before the checkpoint is there would have torchrun end the others
+
+    def _model_files(self, tensors: dict[str, Tensor], **more: Any) -> dict[str, Any]:
+        return model_files(tensors, self._checkpoint_config(**more), self.corpus.vocabularies)
 
     def _average_at_end(self, figures: dict[str, float]) -> dict[str, float]:
         """Average the newest checkpoints; the result becomes the best one if it is."""
         newest = self.store.numbered()[-self.options.checkpoints.average :]
-        kept = {name: tensor.clone() for name, tensor in model_tensors(self.model).items()}
-        load_tensors(self.model, average_tensors(newest), self.store.folder)
+        local = self.parallel.local()
+        kept = {name: tensor.clone() for name, tensor in local.items()}
+        average = average_tensors(newest)
+        self.parallel.load(average, self.store.folder)
         measured = self._measure()
         name = f"average-{CheckpointStore.name(self.learner.progress.update)}"
-        config = self._checkpoint_config(average_of=[p.name for p in newest])
-        self.store.save_aside(name, model_files(model_tensors(self.model), config, self.corpus.vocabularies))
-        load_tensors(self.model, kept, self.store.folder)
+        if self.ranks.first:
+            self.store.save_aside(name, self._model_files(average, average_of=[p.name for p in newest]))
+        for key, tensor in local.items():
+            tensor.copy_(kept[key])
         patience_used = self.learner.progress.without_better
         self._rank(measured, name)
         self.learner.progress.without_better = patience_used  # an average is no progress of the training

@@ -12,8 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nmt.config import DataError
-from nmt.training.checkpoint import MODEL_FILE, load_tensors, model_tensors, read_tensors
+from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.training.checkpoint import MODEL_FILE, read_tensors
 from nmt.training.ema import MovingAverage
+from nmt.training.parallel import Replicas
+from nmt.training.randomness import random_states, restore_random
 
 TENSORS_FILE, FACTS_FILE = "training.safetensors", "training.json"
 
@@ -25,7 +28,7 @@ class Progress:
     Attributes:
         update: updates done.
         epoch: the current epoch, from 1.
-        batch: batches of the epoch done.
+        batch: batches of the epoch done, by all processes together.
         ranking: validated checkpoints still kept, best first, as (metric, name).
         best: the best metric so far.
         without_better: validations in a row without a better metric.
@@ -49,25 +52,32 @@ class Progress:
 
 @dataclass
 class Learner:
-    """Everything that training changes."""
+    """Everything that training changes.
 
-    model: nn.Module
+    With several processes, each of them must make the same calls: what they hold parts of is gathered.
+    """
+
+    parallel: Replicas
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: MovingAverage
     progress: Progress
 
     def state_files(self) -> dict[str, Any]:
-        """Writers of the files that hold the state, taken now."""
-        optimizer = self.optimizer.state_dict()
-        tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        """Writers of the files that hold the state, taken now; complete on the first process only."""
+        tensors = random_states(self.parallel.ranks)
+
+        def keep(name: str, tensor: Tensor) -> None:
+            if self.parallel.ranks.first:
+                tensors[name] = tensor.detach().cpu().clone().contiguous()
+
+        optimizer, parameters = self.optimizer.state_dict(), self._parameters()
         for index, values in optimizer["state"].items():
-            tensors.update({f"optimizer.{index}.{name}": t for name, t in values.items()})
+            for name, tensor in values.items():
+                keep(f"optimizer.{index}.{name}", self.parallel.whole(parameters[index], tensor))
         if self.average.decay:  # the model file holds the average: keep the raw weights here
-            tensors.update({f"weights.{name}": t for name, t in model_tensors(self.model).items()})
-        tensors = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+            for name, tensor in self.parallel.tensors().items():
+                keep(f"weights.{name}", tensor)
         facts = json.dumps(
             {
                 "progress": asdict(self.progress),
@@ -95,21 +105,29 @@ class Learner:
             raise DataError(f"{path}: not the state of a training run ({error})") from error
         tensors = read_tensors(folder / TENSORS_FILE)
         weights = read_tensors(folder / MODEL_FILE)
-        load_tensors(self.model, weights, folder / MODEL_FILE)
+        self.parallel.load(weights, folder / MODEL_FILE)
         if self.average.decay:
             for kept, parameter in zip(self.average.average, self.average.parameters, strict=True):
                 kept.copy_(parameter)
             raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
-            load_tensors(self.model, raw, folder / TENSORS_FILE)
+            self.parallel.load(raw, folder / TENSORS_FILE)
         state: dict[int, dict[str, Tensor]] = {}
+        parameters = self._parameters()
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = tensor
+                state.setdefault(int(index), {})[key] = self.parallel.part(parameters[int(index)], tensor)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.scaler.load_state_dict(scaler)
-        torch.set_rng_state(tensors["random.cpu"])
-        if torch.cuda.is_available() and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"])
+        restore_random(tensors, self.parallel.ranks.rank, progress.update)
         progress.ranking = [(float(metric), str(name)) for metric, name in progress.ranking]
         self.progress = progress
+
+    @property
+    def model(self) -> EncoderDecoder:
+        """What is trained."""
+        return self.parallel.model
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """The parameters in the order in which the optimiser numbers them."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
