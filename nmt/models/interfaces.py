@@ -166,7 +166,7 @@ class Stack(nn.Module, ABC):
     """Chains layers. Built with ``layers: list[Layer]`` and ``make_norm``, which makes a norm of the stack's width."""
 
     skips_layers: bool = False
-    """Whether a training pass may leave layers out."""
+    """Whether a training pass may leave layers out, chosen by each process for itself."""
 
     @abstractmethod
     def forward(self, x: Tensor, mask: SelfMask, memo: ForwardPass, encoder_out: EncoderOut | None = None) -> Tensor:

@@ -31,7 +31,7 @@ from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
 from nmt.training.logger import RunLogger, SilentLogger
 from nmt.training.options import Metric, Parallel, Precision, TrainOptions
-from nmt.training.parallel import Replicas, Shards
+from nmt.training.parallel import distribute
 from nmt.training.randomness import seed_process
 from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest
 from nmt.training.training_state import Learner, Progress
@@ -118,8 +118,7 @@ class Trainer:
             )
         model: EncoderDecoder = task.build_model(options.model, self.corpus.vocabularies)
         self._check_lengths(model)
-        shards = options.train.parallel is Parallel.shard and self.ranks.world > 1
-        self.parallel = (Shards if shards else Replicas)(model, self.ranks, self.device)
+        self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
         self.model = model
         self.criterion: Criterion = build("criterion", options.criterion, key="criterion").to(self.device)
         self.schedule: Schedule = build(
@@ -198,10 +197,10 @@ class Trainer:
         """Go on from the newest checkpoint, if there is one."""
         if self.ranks.first:
             self.store.clean()
-        self.ranks.wait()
         last = self.store.last()
+        last = self.ranks.broadcast(last.name if last else None)  # as the first process sees the folder
         if last is not None:
-            self.learner.restore(last)
+            self.learner.restore(self.store.folder / last)
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -421,7 +420,8 @@ class Trainer:
 
     def _average_at_end(self, figures: dict[str, float]) -> dict[str, float]:
         """Average the newest checkpoints; the result becomes the best one if it is."""
-        newest = self.store.numbered()[-self.options.checkpoints.average :]
+        names = self.ranks.broadcast([p.name for p in self.store.numbered()[-self.options.checkpoints.average :]])
+        newest = [self.store.folder / name for name in names]
         local = self.parallel.local()
         kept = {name: tensor.clone() for name, tensor in local.items()}
         average = average_tensors(newest)
@@ -429,7 +429,7 @@ class Trainer:
         measured = self._measure()
         name = f"average-{CheckpointStore.name(self.learner.progress.update)}"
         if self.ranks.first:
-            self.store.save_aside(name, self._model_files(average, average_of=[p.name for p in newest]))
+            self.store.save_aside(name, self._model_files(average, average_of=names))
         for key, tensor in local.items():
             tensor.copy_(kept[key])
         patience_used = self.learner.progress.without_better

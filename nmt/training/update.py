@@ -124,7 +124,7 @@ class Updater:
         return UpdateResult(sums, figures, num_tokens, padded, grad_norm, skipped, stop)
 
     def _backward(self, batch: Batch, divisor: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        with exchanging():  # of shards
+        with exchanging():  # layers that are sharded are gathered as they run
             with self.autocast():
                 output = self.criterion(self.learner.model, batch, self.forward)
             self.learner.scaler.scale(output.loss / divisor).backward()
