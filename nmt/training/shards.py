@@ -138,14 +138,11 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _own_layers(model: nn.Module) -> list[nn.Module]:
     """The layers whose parameters nothing else has; others stay with the model as a whole."""
-    holders = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     layers = [module for module in model.modules() if isinstance(module, Layer)]
-    return [layer for layer in layers if _all_inside(layer, holders)]
-
-
-def _all_inside(layer: nn.Module, holders: Counter[int]) -> bool:
-    inside = Counter(id(p) for module in layer.modules() for p in module.parameters(recurse=False))
-    return all(holders[key] == count for key, count in inside.items())
+    inside = {module for layer in layers for module in layer.modules()}
+    holders = Counter(p for layer in layers for p in layer.parameters())
+    holders.update(p for m in model.modules() if m not in inside for p in m.parameters(recurse=False))
+    return [layer for layer in layers if all(holders[p] == 1 for p in layer.parameters())]
 
 
 def _blank() -> Batch:

@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from nmt.config import compose, parse_options
+from nmt.config import ConfigError, compose, parse_options
+from nmt.ranks import Ranks
 from nmt.training.options import TrainOptions
+from nmt.training.shards import Shards, _own_layers
 from nmt.training.trainer import Trainer
 
 HERE = Path(__file__).parent
@@ -153,3 +155,19 @@ def test_a_mistake_is_reported_once(torchrun: Start, run: Path, digits: Path) ->
     assert done.returncode != 0
     [said] = errors(done)
     assert said.startswith(f"nmt-train: error: run={run} exists with another configuration (")
+
+
+def test_layers_that_are_skipped_cannot_be_shards(make_model: Any) -> None:
+    model = make_model("model.decoder.stack.layer_drop=0.1")
+    with pytest.raises(
+        ConfigError, match=r"^train\.parallel=shard: all processes must run the same layers, but layer_"
+    ):
+        Shards(model, Ranks(0, 2), torch.device("cpu"))
+
+
+def test_layers_that_share_parameters_stay_with_the_model(make_model: Any) -> None:
+    model = make_model()
+    layers = [*model.encoder.layers, *model.decoder.stack.layers]
+    assert _own_layers(model) == layers
+    layers[0].feed_forward = layers[1].feed_forward
+    assert _own_layers(model) == layers[2:]
