@@ -109,6 +109,34 @@ class RunLogger:
             self._board.close()
 
 
+class SilentLogger(RunLogger):
+    """Writes and shows nothing: that of every process but the first."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+    def start_epoch(self, epoch: int, done: int, total: int) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
+
+    def end_epoch(self) -> None:
+        pass
+
+    def write(self, event: str, update: int, values: dict[str, Any]) -> None:
+        pass
+
+    def progress(self, epoch: int, update: int, of_epoch: int, done: int, values: dict[str, float]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _truncate(path: Path, lines: int) -> int:
     """Keep the first lines of a file; how many there are then (fewer where somebody took some away).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +21,13 @@ from nmt.training.training_state import TENSORS_FILE
 from nmt.training.update import TrainingError
 from nmt.untrusted import read_json, read_yaml, shorten, typed
 
+logger = logging.getLogger(__name__)
+
 STATE_FILES = (TENSORS_FILE, FACTS_FILE)
 EXTENDABLE = ("train.max_updates", "train.max_epochs", "train.patience")
 """Keys that may change when a run goes on: they say when to stop, not what is learned."""
-IRRELEVANT = ("run", "device", "threads")
+IRRELEVANT = ("run", "device", "threads", "train.parallel")
+ACCUMULATE, BATCHES = "train.accumulate", "processes x train.accumulate"
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -36,13 +40,20 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
+def _flat(config: DictConfig) -> dict[str, Any]:
+    return flatten(OmegaConf.to_container(config, resolve=True))
+
+
+def check_config(folder: Path, config: DictConfig, *, extendable: bool, processes: int = 1) -> None:
     """Check the configuration of a run against what is there already, without writing anything.
+
+    ``train.accumulate`` may change with the number of processes, so that an update takes as many batches as before.
 
     Args:
         folder: the run.
         config: as composed.
         extendable: whether the end of training may move (no schedule depends on it).
+        processes: how many train together now.
 
     Raises:
         ConfigError: the run exists with another configuration (lists the differences), or is something else.
@@ -51,9 +62,13 @@ def check_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"run={folder} is not a folder; choose another run=")
     if path.exists():
-        old = flatten(OmegaConf.to_container(read_yaml(path)))
-        new = flatten(OmegaConf.to_container(config, resolve=True))
+        old, new = _flat(read_yaml(path)), _flat(config)
         ignored = IRRELEVANT + (EXTENDABLE if extendable else ())
+        before, now = _batches_of_an_update(folder, old, new, processes)
+        if before == now:
+            ignored += (ACCUMULATE,)
+        elif not extendable:
+            old[BATCHES], new[BATCHES] = before, now
         different = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in ignored)
         if different:
             listed = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in different)
@@ -62,17 +77,33 @@ def check_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
         raise ConfigError(f"run={folder} exists, is not empty and is not a run (no config.yaml); choose another run=")
 
 
-def adopt_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
+def adopt_config(folder: Path, config: DictConfig, *, extendable: bool, processes: int = 1) -> None:
     """Record the configuration of a run, old or new; for the one process that has the run's lock.
 
     Raises:
         ConfigError: see `check_config`; or the folder cannot be written.
     """
-    check_config(folder, config, extendable=extendable)
+    check_config(folder, config, extendable=extendable, processes=processes)
+    path = folder / "config.yaml"
+    if path.exists():
+        before, now = _batches_of_an_update(folder, _flat(read_yaml(path)), _flat(config), processes)
+        if before != now:
+            logger.info("run=%s: an update takes %d batches from now on, not %d", folder, now, before)
     try:
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        write_text(path, OmegaConf.to_yaml(config, resolve=True))
     except OSError as error:
         raise ConfigError(f"run={folder}: cannot be written ({error.strerror})") from error
+
+
+def _batches_of_an_update(folder: Path, old: dict[str, Any], new: dict[str, Any], processes: int) -> tuple[int, int]:
+    """How many an update took when the run was last started, and how many it takes now."""
+    try:
+        entries = typed(list[dict[str, Any]], read_json(folder / "manifest.json"))
+        before = typed(int, entries[-1].get("processes", 1))
+    except (DataError, LookupError, TypeError):
+        before = processes  # nothing was trained yet, or the manifest will be found damaged when it is continued
+    accumulated = old.get(ACCUMULATE, 1)
+    return before * (accumulated if isinstance(accumulated, int) else 0), processes * new.get(ACCUMULATE, 1)
 
 
 def append_manifest(folder: Path, *, corpora: dict[str, str], **facts: Any) -> None:

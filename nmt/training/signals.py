@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
+
+from nmt.ranks import Ranks
 
 
 class Interrupted(Exception):
@@ -54,3 +56,21 @@ class StopSignals:
             yield
         finally:
             self._breakable = False
+
+    def shared(self, ranks: Ranks, work: Callable[[], Any]) -> list[Any]:
+        """What a piece of work gives in each process, by rank; a signal to one of them breaks it off for all.
+
+        Args:
+            ranks: the processes.
+            work: exchanges nothing; gives JSON other than null.
+
+        Raises:
+            Interrupted: in every process, if any was asked to stop before its work was done.
+        """
+        found = None
+        with contextlib.suppress(Interrupted), self.breakable():
+            found = work()
+        shares = ranks.all_gather(found)
+        if any(share is None for share in shares):
+            raise Interrupted
+        return shares

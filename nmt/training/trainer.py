@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from nmt.config import ConfigError
 from nmt.data.batch import Batch
@@ -20,13 +22,16 @@ from nmt.data.iteration import TrainBatches, training_splits
 from nmt.device import peak_memory_mib, torch_device
 from nmt.files import remove_leftovers
 from nmt.models.encoder_decoder import EncoderDecoder, num_parameters
+from nmt.ranks import Ranks
 from nmt.registry import build, discover, find
 from nmt.training.average import average_tensors
-from nmt.training.checkpoint import describe, load_tensors, model_files, model_tensors
+from nmt.training.checkpoint import describe, model_files
 from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
-from nmt.training.logger import RunLogger
-from nmt.training.options import Metric, Precision, TrainOptions
+from nmt.training.logger import RunLogger, SilentLogger
+from nmt.training.options import Metric, Parallel, Precision, TrainOptions
+from nmt.training.parallel import distribute
+from nmt.training.randomness import seed_process
 from nmt.training.resume import restore_newest
 from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest, check_config
 from nmt.training.run_lock import run_lock
@@ -34,7 +39,7 @@ from nmt.training.signals import Interrupted, StopSignals
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import Updater, UpdateResult
 from nmt.training.validation import validation_loss, validation_quality
-from nmt.training.window import Window
+from nmt.training.window import Window, dealt, gathered
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ class Trainer:
         self.options = options
         discover(options.plugins)
         self.device = torch_device(options.device)
+        self.ranks = Ranks.join(self.device)
         if options.threads:
             torch.set_num_threads(options.threads)
         self._check()
@@ -68,24 +74,26 @@ class Trainer:
                 f"validate.metric={options.validate.metric.value}: task {options.task['name']!r} has no such metric; "
                 f"valid options: {', '.join(task.metrics)}"
             )
-        model: EncoderDecoder = task.build_model(options.model, self.corpus.vocabularies).to(self.device)
+        model: EncoderDecoder = task.build_model(options.model, self.corpus.vocabularies)
         self._check_lengths(model)
+        self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
         self.model = model
         self.criterion: Criterion = build("criterion", options.criterion, key="criterion").to(self.device)
         self.schedule: Schedule = build(
             "schedule", options.schedule, key="schedule", total_updates=self._total_updates()
         )
         self.learner = Learner(
-            model=model,
-            optimizer=build("optimizer", options.optimizer, key="optimizer", parameters=model.parameters()),
+            parallel=self.parallel,
+            optimizer=build("optimizer", options.optimizer, key="optimizer", parameters=self.parallel.parameters),
             scaler=torch.amp.GradScaler(self.device.type, enabled=options.train.precision is Precision.fp16),
-            average=MovingAverage(model, options.train.ema),
+            average=MovingAverage(self.parallel.parameters, options.train.ema),
             progress=Progress(),
         )
         forward: Callable[..., Any] = torch.compile(model, dynamic=True) if options.compile else model
         self.updater = Updater(self.learner, self.criterion, forward, options.train, self.device)
         self.folder = Path(options.run)
-        check_config(self.folder, config, extendable=not self.schedule.uses_total)
+        if self.ranks.first:
+            check_config(self.folder, config, extendable=not self.schedule.uses_total, processes=self.ranks.world)
         self.config = config
         self.store = CheckpointStore(
             self.folder / "checkpoints",
@@ -93,7 +101,9 @@ class Trainer:
             keep_best=options.checkpoints.keep_best,
         )
         self.signals = StopSignals()
+        self.stop_agreed = False
         self.window = Window()
+        seed_process(options.seed, self.ranks.rank)
 
     def _check(self) -> None:
         loop = self.options.train
@@ -104,6 +114,9 @@ class Trainer:
                 f"validate.metric={self.options.validate.metric.value} needs validate.translate=true; "
                 "or choose validate.metric=loss"
             )
+        if loop.parallel is Parallel.shard and (loop.precision is Precision.fp16 or self.options.compile):
+            what = "train.precision=fp16" if loop.precision is Precision.fp16 else "compile=true"
+            raise ConfigError(f"train.parallel=shard does not go with {what}; valid option: train.parallel=replicate")
         for slot in ("criterion", "optimizer", "schedule"):
             find(slot, getattr(self.options, slot).get("name"), slot)
 
@@ -131,9 +144,14 @@ class Trainer:
         loop = self.options.train
         if loop.max_epochs is None:
             return loop.max_updates
-        per_epoch = math.ceil(self.batches.num_batches(1) / loop.accumulate)
+        per_epoch = math.ceil(self.batches.num_batches(1) / self._group)
         by_epochs = loop.max_epochs * per_epoch
         return by_epochs if loop.max_updates is None else min(by_epochs, loop.max_updates)
+
+    @property
+    def _group(self) -> int:
+        """Batches of an update, of all processes together."""
+        return self.ranks.world * self.options.train.accumulate
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -148,24 +166,28 @@ class Trainer:
             DataError: no checkpoint of the run can be continued.
             TrainingError: training cannot go on.
         """
-        with run_lock(self.folder):
+        with run_lock(self.folder) if self.ranks.first else contextlib.nullcontext():
             return self._fit()
 
     def _fit(self) -> dict[str, float]:
-        for folder in (self.folder, self.store.folder):
-            remove_leftovers(folder)
-        adopt_config(self.folder, self.config, extendable=not self.schedule.uses_total)
-        restore_newest(self.learner, self.store)
+        if self.ranks.first:
+            for folder in (self.folder, self.store.folder):
+                remove_leftovers(folder)
+            extendable = not self.schedule.uses_total
+            adopt_config(self.folder, self.config, extendable=extendable, processes=self.ranks.world)
+        restore_newest(self.learner, self.store, self.ranks)
         progress = self.learner.progress
         parameters = num_parameters(self.model)
-        append_manifest(
-            self.folder,
-            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-            threads=torch.get_num_threads(),
-            parameters=parameters,
-            corpora={str(c.folder): c.digest for c in self.corpora},
-            update=progress.update,
-        )
+        if self.ranks.first:
+            append_manifest(
+                self.folder,
+                device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+                processes=self.ranks.world,
+                threads=torch.get_num_threads(),
+                parameters=parameters,
+                corpora={str(c.folder): c.digest for c in self.corpora},
+                update=progress.update,
+            )
         if progress.finished and not self._reached_end():
             progress.finished = False  # the end was moved further away
         if progress.finished:
@@ -180,8 +202,8 @@ class Trainer:
             100 * self.batches.padding_share(progress.epoch),
             f", going on after update {progress.update}" if progress.update else "",
         )
-        self.window = progress.window
-        self.log = RunLogger(self.folder, progress.update, progress.lines)
+        self.window = dealt(progress.windows, self.ranks)
+        self.log = RunLogger(self.folder, progress.update, progress.lines) if self.ranks.first else SilentLogger()
         try:
             with self.signals:
                 return self._epochs()
@@ -228,16 +250,16 @@ class Trainer:
         """The rest of the current epoch; yields after every validation, and at its end."""
         loop, progress = self.options.train, self.learner.progress
         of_epoch = self.batches.num_batches(progress.epoch)
-        updates_of_epoch = math.ceil(of_epoch / loop.accumulate)
-        batches = self.batches.epoch(progress.epoch, start=progress.batch)
-        self.log.start_epoch(progress.epoch, progress.batch // loop.accumulate, updates_of_epoch)
+        updates_of_epoch = math.ceil(of_epoch / self._group)
+        batches = self._batches()
+        self.log.start_epoch(progress.epoch, progress.batch // self._group, updates_of_epoch)
         if 0 < progress.batch < of_epoch and self._validation_due():  # a stop broke it off
             figures = self._validate()
             self._save()
             yield figures
         mark = time.monotonic()
-        while group := self._next_group(batches):
-            result = self._update(group)
+        while progress.batch < of_epoch:
+            result = self._update(self._next_group(batches))
             seconds = time.monotonic() - mark
             self.window.add(result, seconds)
             progress.seconds += seconds
@@ -253,7 +275,7 @@ class Trainer:
             save = validated is not None or self._due(self.options.checkpoints.every)
             if save:
                 self._save()
-            if self.signals.requested:
+            if self._stop_due():
                 self._stop(save=not save)
             if validated is not None:
                 yield validated
@@ -265,18 +287,24 @@ class Trainer:
         save = validated is not None or every is None or self._due(every)
         if save:
             self._save()
-        if self.signals.requested:
+        if self._stop_due():
             self._stop(save=not save)
         yield validated
 
+    def _batches(self, workers: int | None = None) -> Iterator[Batch]:
+        """The rest of the epoch's batches that are for this process."""
+        progress, ranks = self.learner.progress, self.ranks
+        return self.batches.epoch(progress.epoch, progress.batch, ranks.rank, ranks.world, workers=workers)
+
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
-        """The batches of the next update; none at the end of the epoch."""
+        """This process's batches of the next update; perhaps none at the end of the epoch."""
         try:
             return list(islice(batches, self.options.train.accumulate))
         except RuntimeError:
-            if self.signals.requested:  # a signal to the whole process group has ended the workers too
-                self._stop(save=True)
-            raise
+            if not self.signals.requested:
+                raise
+            # A signal to the whole process group has ended the workers too. The others still count on this process.
+            return list(islice(self._batches(workers=0), self.options.train.accumulate))
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.learner.progress.update % every == 0
@@ -285,22 +313,30 @@ class Trainer:
         every, progress = self.options.validate.every, self.learner.progress
         return (end_of_epoch if every is None else self._due(every)) and progress.validated_at != progress.update
 
-    def _update(self, group: list[Batch]) -> UpdateResult:
+    def _update(self, batches: list[Batch]) -> UpdateResult:
+        """Update with the next batches of the epoch, of which these are for this process."""
         progress = self.learner.progress
         self.lr = self.learner.optimizer.defaults["lr"] * self.schedule.factor(progress.update + 1)
-        result = self.updater(group, self.lr)
+        size = min(self._group, self.batches.num_batches(progress.epoch) - progress.batch)
+        rounds = math.ceil(size / self.ranks.world)
+        result = self.updater(batches, self.lr, rounds=rounds, stop=self.signals.requested)
         progress.update += 1
-        progress.batch += len(group)
+        progress.batch += size
+        self.stop_agreed = result.stop
         self.log.advance()
         return result
 
     def _log(self, window: Window, updates_of_epoch: int) -> None:
         progress = self.learner.progress
-        values = window.summary()
+        values = window.summary(self.ranks)
         values.update(lr=self.lr, epoch=progress.epoch, seconds=round(progress.seconds, 3), skipped=progress.skipped)
         self.log.write("train", progress.update, values)
-        done = math.ceil(progress.batch / self.options.train.accumulate)
+        done = math.ceil(progress.batch / self._group)
         self.log.progress(progress.epoch, progress.update, updates_of_epoch, done, values)
+
+    def _stop_due(self) -> bool:
+        """Several processes stop where all know of it; one need not wait for that."""
+        return self.stop_agreed or (self.signals.requested and self.ranks.world == 1)
 
     def _stop(self, *, save: bool) -> NoReturn:
         if save:
@@ -311,20 +347,26 @@ class Trainer:
     # --- validation and saving ----------------------------------------------------------------------------------------
 
     def _measure(self) -> dict[str, float]:
-        """Figures of the model as it is, on the validation set."""
+        """Figures of the model as it is, on the validation set; the same on all processes.
+
+        Raises:
+            Interrupted: in all processes, when one was asked to stop.
+        """
         options = self.options.validate
         split = self.corpus.split("valid")
-        figures = validation_loss(self.model, self.criterion, split, options.max_tokens, self.device)
-        if options.translate:
-            self.model.eval()
-            figures.update(validation_quality(self.model, self.corpus.vocabularies, split, options, self.device))
-            self.model.train()
+        place = (self.device, self.ranks, self.signals)
+        with self.parallel.evaluated() as model:
+            figures = validation_loss(model, self.criterion, split, options.max_tokens, *place)
+            if options.translate:
+                model.eval()
+                figures.update(validation_quality(model, self.corpus.vocabularies, split, options, *place))
+                model.train()
         return figures
 
     def _validate(self) -> dict[str, float]:
         progress = self.learner.progress
         try:
-            with self.learner.average.applied(), self.signals.breakable():
+            with self.learner.average.applied():
                 figures = self._measure()
         except Interrupted:
             self._stop(save=True)  # the validation comes first when the run goes on
@@ -363,27 +405,35 @@ class Trainer:
     def _save(self) -> None:
         progress = self.learner.progress
         self.log.sync()
-        progress.window, progress.lines = self.window.stored(), self.log.lines
+        progress.windows, progress.lines = gathered(self.window, self.ranks), self.log.lines
         state = self.learner.state_files()
         with self.learner.average.applied():
-            files = model_files(model_tensors(self.model), self._checkpoint_config(), self.corpus.vocabularies)
-        self.store.save(progress.update, {**files, **state}, [name for _, name in progress.ranking])
+            files = self._model_files(self.parallel.tensors())
+        if self.ranks.first:
+            self.store.save(progress.update, {**files, **state}, [name for _, name in progress.ranking])
+        self.ranks.wait()  # who ends before the checkpoint is there would have torchrun end the others
+
+    def _model_files(self, tensors: dict[str, Tensor], **more: Any) -> dict[str, Any]:
+        return model_files(tensors, self._checkpoint_config(**more), self.corpus.vocabularies)
 
     def _average_at_end(self, figures: dict[str, float]) -> dict[str, float]:
         """Average the newest checkpoints; the result becomes the best one if it is."""
-        newest = self.store.numbered()[-self.options.checkpoints.average :]
-        kept = {name: tensor.clone() for name, tensor in model_tensors(self.model).items()}
+        names = self.ranks.broadcast([p.name for p in self.store.numbered()[-self.options.checkpoints.average :]])
+        newest = [self.store.folder / name for name in names]
         name = f"average-{CheckpointStore.name(self.learner.progress.update)}"
+        local = self.parallel.local()
+        kept = {key: tensor.clone() for key, tensor in local.items()}
+        average = average_tensors(newest)
         try:
-            load_tensors(self.model, average_tensors(newest), self.store.folder)
-            with self.signals.breakable():
-                measured = self._measure()
-            config = self._checkpoint_config(average_of=[p.name for p in newest])
-            self.store.save_aside(name, model_files(model_tensors(self.model), config, self.corpus.vocabularies))
+            self.parallel.load(average, self.store.folder)
+            measured = self._measure()
+            if self.ranks.first:
+                self.store.save_aside(name, self._model_files(average, average_of=names))
         except Interrupted:
             self._stop(save=False)  # all was saved before; the same command averages again
         finally:
-            load_tensors(self.model, kept, self.store.folder)
+            for key, tensor in local.items():
+                tensor.copy_(kept[key])
         patience_used = self.learner.progress.without_better
         self._rank(measured, name)
         self.learner.progress.without_better = patience_used  # an average is no progress of the training

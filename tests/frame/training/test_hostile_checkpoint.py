@@ -355,7 +355,7 @@ def test_a_pipe_beside_a_checkpoint_is_not_waited_for(checkpoint: Path, learner:
     ("key", "value", "message"),
     [
         ("ranking", [[1.0, "../../elsewhere"]], "progress.ranking names something outside of the run"),
-        ("window", {"os": 1}, "progress.window must hold exactly the keys sums, figures"),
+        ("windows", [{"os": 1}], "progress.windows[0] must hold exactly the keys sums, figures"),
         ("lines", -2, "progress.lines must be a int and not -2"),
         ("update", "1", "progress.update must be a int and not '1'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Callable
@@ -139,3 +140,25 @@ def test_half_written_leftovers_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".last.77.tmp").symlink_to("update-00000001")
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "last", "update-00000001"]
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulate", "extendable", "message"),
+    [
+        (1, 4, False, None),  # as many batches an update as before
+        (4, 1, False, None),
+        (1, 2, True, None),  # fewer, by another number of processes
+        (1, 2, False, r"\(processes x train\.accumulate: 4 there, 2 now\)"),
+        (2, 1, True, r"\(train\.accumulate: 2 there, 1 now\)"),
+    ],
+)
+def test_batches_of_an_update(
+    processes: int, accumulate: int, extendable: bool, message: str | None, tmp_path: Path
+) -> None:
+    """Two processes began with two batches each."""
+    adopt_config(tmp_path, OmegaConf.create({"train": {"accumulate": 2}}), extendable=True, processes=2)
+    (tmp_path / "manifest.json").write_text('[{"processes": 1}, {"processes": 2}]')
+    config = OmegaConf.create({"train": {"accumulate": accumulate}})
+    refused: Any = contextlib.nullcontext() if message is None else pytest.raises(ConfigError, match=message)
+    with refused:
+        adopt_config(tmp_path, config, extendable=extendable, processes=processes)
