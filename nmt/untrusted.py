@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,11 @@ def check_inside(folder: Path, path: Path) -> None:
     """
     if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise DataError(f"{path}: a link that leads out of its folder")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name can only mean something in the folder where it is looked for."""
+    return re.fullmatch(r"\w[\w.-]{0,200}", name) is not None
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -158,6 +160,20 @@ def train(make_trainer: Train) -> Train:
         return trainer
 
     return run
+
+
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``torchrun("-m", "nmt.commands.train", "run=x")``: two processes in an empty folder, ended after four minutes."""
+
+    def start(*program: str) -> subprocess.CompletedProcess[str]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *program]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+        return subprocess.run(
+            launcher, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=240, env=environment
+        )
+
+    return start
 
 
 @pytest.fixture(scope="session")

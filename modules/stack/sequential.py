@@ -32,6 +32,7 @@ class SequentialStack(Stack):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.layer_drop = options.layer_drop
+        self.skips_layers = options.layer_drop > 0
         self.norm = nn.Identity() if layers and layers[-1].normalised else make_norm()
 
     def _kept(self) -> list[bool]:

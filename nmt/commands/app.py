@@ -55,7 +55,8 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
     program = f"nmt-{command}"
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us; Hydra's own report is many lines
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if _rank() == 0 else logging.WARNING  # of several processes the first one tells what goes on
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     before = signal.signal(signal.SIGTERM, _terminated(os.getpid()))
 
     def task(config: DictConfig) -> None:
@@ -75,6 +76,10 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
         with _scratch(sys.argv[1:]) as scratch:
             sys.argv[1:] = _hydra_arguments(command, sys.argv[1:], scratch)
             hydra.main(version_base="1.3", config_path="pkg://nmt.conf", config_name=command)(task)()
+        if _one_of_many():
+            from nmt.ranks import leave
+
+            leave()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -111,8 +116,28 @@ def _report(program: str, error: Exception) -> int:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to flush
         return 1
-    print(f"{program}: error: {_message(error)}", file=sys.stderr)
+    if _is_first_to_fail():
+        print(f"{program}: error: {_message(error)}", file=sys.stderr)
     return 1
+
+
+def _rank() -> int:
+    """Number of this process where ``torchrun`` started several."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _one_of_many() -> bool:
+    """Whether ``torchrun`` started several processes (importing torch for a yes only)."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _is_first_to_fail() -> bool:
+    """Whether this process says what went wrong: of several only one does."""
+    if not _one_of_many():
+        return True
+    from nmt.ranks import claim_failure
+
+    return claim_failure()
 
 
 def _message(error: Exception) -> str:

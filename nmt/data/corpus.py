@@ -12,6 +12,7 @@ import numpy as np
 from nmt.config import ConfigError, DataError, suggest
 from nmt.data.manifest import MANIFEST, Manifest, read_manifest
 from nmt.data.shards import SIDES, IntArray, Shard
+from nmt.files import file_digest
 from nmt.text.vocabulary import VocabularyPair
 from nmt.untrusted import check_inside
 
@@ -165,11 +166,7 @@ class Corpus:
             for shard in entry.shards:
                 for file, stored in shard.files.items():
                     path = self.folder / name / file
-                    with path.open("rb") as stream:
-                        digest = hashlib.sha256()
-                        while block := stream.read(1 << 20):
-                            digest.update(block)
-                    if digest.hexdigest() != stored.sha256:
+                    if file_digest(path) != stored.sha256:
                         raise DataError(f"{path}: damaged (its content is not what {MANIFEST} says)")
 
     @property

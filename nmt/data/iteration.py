@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from nmt.config import ConfigError, DataError
 from nmt.data.batch import Batch, collate, flatten, make_batch
 from nmt.data.corpus import Corpus, ParallelSplit
 from nmt.data.options import BatchOptions, SubwordOptions
-from nmt.data.plan import cut, order_by_length, padding_share, plan_batches, split_to_multiple
+from nmt.data.plan import cut, order_by_length, padding_share, plan_batches
 from nmt.data.shards import IntArray
 from nmt.text.subword import SubwordSampler
 from nmt.text.vocabulary import VocabularyPair
@@ -81,34 +83,29 @@ class TrainBatches:
             self._sampler = SubwordSampler(alpha=subword.alpha, nbest=subword.nbest)
             stretched = np.ceil(self._growth(self._sampler) * longest).astype(np.int64) + 1
             self._widths = np.minimum(stretched, np.maximum(self._widths, options.max_tokens))
-        self._planned: tuple[tuple[int, int], list[IntArray]] | None = None
+        self._planned: tuple[int, list[IntArray]] | None = None
 
     # --- the plan -----------------------------------------------------------------------------------------------------
 
-    def plan(self, epoch: int, world: int = 1) -> list[IntArray]:
-        """The batches of an epoch, for all ranks together.
+    def plan(self, epoch: int) -> list[IntArray]:
+        """The batches of an epoch, for all ranks together; the same however many there are.
 
         Args:
             epoch: number of the epoch.
-            world: ranks; the number of batches is a multiple of it.
 
         Returns:
             Per batch the indices of its pairs, ascending; pairs of all splits are numbered one after the other.
         """
-        if self._planned is None or self._planned[0] != (epoch, world):
-            self._planned = ((epoch, world), self._plan(epoch, world))
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = (epoch, self._plan(epoch))
         return self._planned[1]
 
-    def _plan(self, epoch: int, world: int) -> list[IntArray]:
+    def _plan(self, epoch: int) -> list[IntArray]:
         rng = np.random.default_rng([self.seed, epoch])
         chosen = self._choose(rng)
         order = chosen[order_by_length(self._source[chosen], self._target[chosen], rng)]
         options = self.options
         batches = cut(order, self._widths, max_tokens=options.max_tokens, max_sentences=options.max_sentences)
-        try:
-            batches = split_to_multiple(batches, world)
-        except ValueError as error:
-            raise ConfigError(f"the training data is too small for data parallelism: {error}") from error
         # Ascending, so that reading goes through the shards in order.
         return [np.sort(batches[i]) for i in rng.permutation(len(batches))]
 
@@ -122,39 +119,43 @@ class TrainBatches:
             parts.append(rng.permutation(usable)[: round(fraction * len(usable))])
         return np.concatenate(parts)
 
-    def num_batches(self, epoch: int, world: int = 1) -> int:
-        """Batches of an epoch on each of ``world`` ranks."""
-        return len(self.plan(epoch, world)) // world
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch, of all ranks together."""
+        return len(self.plan(epoch))
 
-    def padding_share(self, epoch: int, world: int = 1) -> float:
+    def padding_share(self, epoch: int) -> float:
         """Share of padding among the cells of an epoch's batches, both sides together (before random segmentation)."""
-        return padding_share(self.plan(epoch, world), self._source, self._target)
+        return padding_share(self.plan(epoch), self._source, self._target)
 
     # --- the batches --------------------------------------------------------------------------------------------------
 
-    def epoch(self, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, start: int = 0, rank: int = 0, world: int = 1, *, workers: int | None = None
+    ) -> Iterator[Batch]:
         """Batches of an epoch on one rank.
 
         Args:
             epoch: number of the epoch.
-            start: batches of this rank to skip: those that were seen before an interruption.
-            rank: this process; it takes every ``world``-th batch.
+            start: batches of the plan to skip: those that all ranks saw before an interruption.
+            rank: this process; of the others it takes every ``world``-th.
             world: number of processes.
+            workers: processes that prepare batches, other than ``batch.workers``.
         """
-        view = _EpochView(self, self.plan(epoch, world), epoch)
-        numbers = range(rank, len(view.plan), world)[start:]
-        if self.options.workers == 0:
+        workers = self.options.workers if workers is None else workers
+        view = _EpochView(self, self.plan(epoch), epoch)
+        numbers = range(start + rank, len(view.plan), world)
+        if workers == 0:
             return map(view.__getitem__, numbers)
         loader = torch.utils.data.DataLoader(
             view,
             batch_size=None,
             sampler=numbers,
-            num_workers=self.options.workers,
+            num_workers=workers,
             prefetch_factor=4,
             collate_fn=_unchanged,
             generator=torch.Generator(),  # else it draws from the global one, and dropout would depend on workers
         )
-        return iter(loader)
+        return _prefetched(loader)
 
     def make(self, pairs: IntArray, epoch: int, number: int) -> Batch:
         """Read one batch of the plan.
@@ -215,6 +216,20 @@ class _EpochView(torch.utils.data.Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         return self.batches.make(self.plan[number], self.epoch, number)
+
+
+def _prefetched(loader: torch.utils.data.DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches of a loader with workers; that a worker died is an error of the next batch.
+
+    PyTorch would raise it from a handler of SIGCHLD, wherever the program is: within a save, say, when a batch system
+    sends SIGTERM to all processes of a job.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)  # no handlers there
+    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 def _unchanged(batch: Any) -> Any:

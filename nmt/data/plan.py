@@ -73,22 +73,6 @@ def cut(order: IntArray, longest: IntArray, *, max_tokens: int, max_sentences: i
     return np.split(order, ends) if len(order) else []
 
 
-def split_to_multiple(batches: Sequence[IntArray], world: int) -> list[IntArray]:
-    """Halve the largest batches until their number is a multiple of ``world``, so that no pair is seen twice.
-
-    Raises:
-        ValueError: there are too few pairs.
-    """
-    result = list(batches)
-    for _ in range(-len(result) % world):
-        largest = max(range(len(result)), key=lambda i: len(result[i]))
-        half = len(result[largest]) // 2
-        if half == 0:
-            raise ValueError(f"{len(result)} pairs are too few for {world} processes")
-        result[largest : largest + 1] = [result[largest][:half], result[largest][half:]]
-    return result
-
-
 def padding_share(batches: Sequence[IntArray], source_lengths: IntArray, target_lengths: IntArray) -> float:
     """Share of padding among the cells of all batches, both sides together (eos counts as a token).
 

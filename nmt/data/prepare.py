@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import shutil
 import time
@@ -20,6 +19,7 @@ from nmt.data.binarise import CleanOptions, SplitWriter, chunked, encode_stream
 from nmt.data.manifest import FORMAT, MANIFEST, SPLIT_NAME, VERSION, Manifest, SplitEntry, TextInput, vocabulary_entry
 from nmt.data.reader import ParallelText, find_text
 from nmt.data.shards import SIDES
+from nmt.files import temporary_name
 from nmt.text.subword import Normalisation, VocabularyTraining, VocabularyType, train_vocabulary
 from nmt.text.vocabulary import Vocabulary, VocabularyPair
 
@@ -77,7 +77,7 @@ def prepare_corpus(options: PreprocessOptions) -> Summary:
     inputs = _find_inputs(options)
     out = Path(options.out).resolve()
     _check_out(out, options)
-    temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    temporary, old = temporary_name(out), temporary_name(out.with_name(f"{out.name}.old"))
     try:
         temporary.mkdir(parents=True)
     except OSError as error:

@@ -16,12 +16,13 @@ import torch
 from nmt.config import ConfigError
 from nmt.data.corpus import Corpus
 from nmt.data.reader import TextFile
+from nmt.device import torch_device
 from nmt.generation.hypothesis import Hypothesis
 from nmt.generation.lines import Block, blocks, open_text
 from nmt.generation.options import GenerateOptions, OutputFormat
 from nmt.generation.progress import Progress
-from nmt.generation.ranks import Ranks
 from nmt.generation.translator import Translator
+from nmt.ranks import Ranks
 from nmt.text.writer import STANDARD, open_output
 
 log = logging.getLogger(__name__)
@@ -57,25 +58,27 @@ def generate(options: GenerateOptions) -> Summary:
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    ranks = Ranks()
-    if ranks.world > 1 and options.input == STANDARD:
-        raise ConfigError("input=-: several processes cannot share standard input; give a file")
-    try:
-        with contextlib.ExitStack() as stack:
-            lines, references, name = _sources(options, stack)
-            beside = _beside(options, stack)
-            translator = Translator.load(
-                options.checkpoint, device=options.device, precision=options.precision, plugins=options.plugins
-            )
-            writes = ranks.rank == 0
-            output = stack.enter_context(open_output(options.output)) if writes else None
-            progress = stack.enter_context(Progress(options, lines, visible=writes))
-            summary = _run(options, translator, ranks, blocks(lines, beside, options.buffer, name), output, progress)
-    finally:
-        ranks.close()
-    if writes:
+    ranks = Ranks.join(torch_device(options.device))
+    _check_shareable(options, ranks)
+    with contextlib.ExitStack() as stack:
+        lines, references, name = _sources(options, stack)
+        beside = _beside(options, stack)
+        translator = Translator.load(
+            options.checkpoint, device=options.device, precision=options.precision, plugins=options.plugins
+        )
+        output = stack.enter_context(open_output(options.output)) if ranks.first else None
+        progress = stack.enter_context(Progress(options, lines, visible=ranks.first))
+        summary = _run(options, translator, ranks, blocks(lines, beside, options.buffer, name), output, progress)
+    if ranks.first:
         _report(options, summary, references)
     return summary
+
+
+def _check_shareable(options: GenerateOptions, ranks: Ranks) -> None:
+    """Several processes each read the whole input, which standard input gives only once."""
+    for key, path in (("input", options.input), ("prefix", options.prefix), ("score_target", options.score_target)):
+        if ranks.world > 1 and path == STANDARD:
+            raise ConfigError(f"{key}=-: several processes cannot share standard input; give a file")
 
 
 def _sources(options: GenerateOptions, stack: contextlib.ExitStack) -> tuple[Iterable[str], list[str] | None, str]:
@@ -112,7 +115,7 @@ def _run(
         mine = block.share(ranks.rank, ranks.world)
         keys = range(block.first + ranks.rank, block.first + len(block.lines), ranks.world)
         found = _translate(options, translator, mine, keys, progress)
-        rows = ranks.gather(
+        rows = ranks.merge(
             [
                 [_record(options, translator, key, mine, place, hypotheses), *_figures(translator, hypotheses[0])]
                 for place, (key, hypotheses) in enumerate(zip(keys, found))

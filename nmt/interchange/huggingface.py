@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nmt.config import ConfigError
@@ -20,7 +19,7 @@ from nmt.interchange.layers import to_theirs
 from nmt.interchange.standard import StackShape, StandardTransformer, require_equal
 from nmt.interchange.stream import halves_from_turns, reorder_stream
 from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
-from nmt.training.checkpoint import write_folder
+from nmt.training.checkpoint import save_tensors, write_folder
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 EPS = 1e-5
@@ -53,7 +52,7 @@ def write_huggingface(model: StandardTransformer, out: Path) -> None:
     tensors.update(words)
     stored = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     files: dict[str, Any] = {
-        "model.safetensors": lambda path: save_file(stored, path, metadata={"format": "pt"}),
+        "model.safetensors": lambda path: save_tensors(stored, path),
         "config.json": _json(_config(model)),
         "generation_config.json": _json(_generation(model)),
         "tokenizer_config.json": _json(_tokenizer(model)),

@@ -165,6 +165,9 @@ class Layer(nn.Module, ABC):
 class Stack(nn.Module, ABC):
     """Chains layers. Built with ``layers: list[Layer]`` and ``make_norm``, which makes a norm of the stack's width."""
 
+    skips_layers: bool = False
+    """Whether a training pass may leave layers out, chosen by each process for itself."""
+
     @abstractmethod
     def forward(self, x: Tensor, mask: SelfMask, memo: ForwardPass, encoder_out: EncoderOut | None = None) -> Tensor:
         """A whole sequence: (bsz, length, embed_dim) to the same shape."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import sentencepiece
 
 from nmt.config import DataError
+from nmt.files import write_bytes
 from nmt.untrusted import read_bytes
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -62,10 +62,7 @@ class Vocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write the model file, byte for byte as it was read."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(self.model)
-        temporary.replace(path)
+        write_bytes(Path(path), self.model)
 
     def __reduce__(self) -> tuple[type[Vocabulary], tuple[bytes]]:
         return type(self), (self.model,)
@@ -123,7 +120,8 @@ class Vocabulary:
 
     def join(self, pieces: Iterable[str]) -> str:
         """Text of some pieces."""
-        return str(self._processor.decode(list(pieces)))
+        with _utf8():
+            return str(self._processor.decode(list(pieces)))
 
     def piece(self, index: int) -> str:
         """The piece of one id."""

@@ -6,13 +6,13 @@ import contextlib
 import gzip
 import io
 import lzma
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TextIO, cast
 
 from nmt.config import ConfigError
+from nmt.files import temporary_name
 
 STANDARD = "-"
 """Stands for standard input or output where a file's name is asked for."""
@@ -44,7 +44,7 @@ def open_output(path: str) -> Iterator[TextIO]:
         with _open(target, path) as raw:  # a pipe or a device takes no other name
             yield from _text(raw, "")
         return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(target)
     try:
         with _open(temporary, path) as raw:
             yield from _text(raw, target.suffix)

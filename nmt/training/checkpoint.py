@@ -7,6 +7,7 @@ A checkpoint holds ``model.safetensors`` (tied matrices once), ``config.yaml`` a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, DataError
+from nmt.files import sync, temporary_name
 from nmt.models.encoder_decoder import EncoderDecoder
 from nmt.models.planned import Unfilled, sizes_only
 from nmt.registry import build, discover
@@ -68,25 +70,46 @@ def write_folder(folder: Path, files: Mapping[str, Any]) -> None:
 
     Args:
         folder: where the files go.
-        files: name to a writer, called with the path to write.
+        files: name to a writer, called in order with the path to write.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; what was there before is as it was.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         for name, write in files.items():
             write(temporary / name)
             (temporary / name).chmod(0o644)  # safetensors makes its files private
-            with open(temporary / name, "rb") as handle:
-                os.fsync(handle.fileno())
+            sync(temporary / name)
+        sync(temporary)
         if folder.is_dir():
             for name in files:
                 (temporary / name).replace(folder / name)
+            sync(folder)
         else:
             temporary.rename(folder)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written (safetensors has an exception of its own for it).
+    """
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def model_files(tensors: Mapping[str, Tensor], config: DictConfig, vocabularies: VocabularyPair) -> dict[str, Any]:
@@ -100,7 +123,7 @@ def model_files(tensors: Mapping[str, Tensor], config: DictConfig, vocabularies:
     # Copied now: files are written later, when the model may hold other weights than its moving average.
     stored = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     files: dict[str, Any] = {
-        MODEL_FILE: lambda path: save_file(stored, path, metadata={"format": "pt"}),
+        MODEL_FILE: lambda path: save_tensors(stored, path),
         CONFIG_FILE: lambda path: path.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8"),
     }
     for name, vocabulary in vocabularies.files.items():
@@ -207,17 +230,32 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
         raise DataError(f"{path}: truncated or not a safetensors file ({shorten(error)})") from error
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into a model; names and shapes must be exactly the model's.
+def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Compare tensors with those of a model: names, shapes, and whether they hold floating-point numbers.
+
+    Args:
+        own: see ``model_tensors``.
+        tensors: what is to be loaded.
+        path: where they lie, for messages.
 
     Raises:
-        DataError: a tensor is missing, unknown or of another shape.
+        DataError: a tensor is missing, unknown, of another shape or of another kind of numbers.
     """
-    own = model_tensors(model)
     _check_shapes(own, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
     for name, tensor in own.items():
         if tensor.is_floating_point() != tensors[name].is_floating_point():
             raise DataError(f"{path}: {name} holds {tensors[name].dtype}, the model needs {tensor.dtype}")
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model if `check_tensors` finds nothing.
+
+    Raises:
+        DataError: it does; the model is as it was.
+    """
+    own = model_tensors(model)
+    check_tensors(own, tensors, path)
+    for name, tensor in own.items():
         tensor.copy_(tensors[name])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """An exponential moving average of a model's parameters, in float32.
+    """An exponential moving average of parameters, in float32.
 
     The decay grows with the number of updates, min(decay, (1 + n) / (10 + n)), so that early values are forgotten
     while they change fast (as in TensorFlow's ExponentialMovingAverage).
 
     Args:
-        model: its parameters are followed.
+        parameters: what is followed.
         decay: weight of the old average; 0 turns the average off.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
         self.decay = decay
-        self.parameters = [p.data for p in model.parameters()]
+        self.parameters = [p.data for p in parameters]
         self.average: list[Tensor] = [p.clone() for p in self.parameters] if decay else []
 
     def update(self, num_updates: int) -> None:
@@ -33,7 +33,7 @@ class MovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """While inside, the model has the averaged weights."""
+        """While inside, the parameters have the averaged values."""
         if not self.decay:
             yield
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -13,8 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nmt.config import DataError
-from nmt.untrusted import parse_json
+from nmt.files import write_bytes
+from nmt.training.update import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +28,18 @@ class RunLogger:
 
     Args:
         folder: the run.
-        update: updates done before; later lines of an interrupted run are dropped, as they will be written again.
+        update: updates done before.
+        lines: lines of ``metrics.jsonl`` to keep: what an interrupted run wrote later will be written again.
+
+    Attributes:
+        lines: lines of ``metrics.jsonl``.
     """
 
-    def __init__(self, folder: Path, update: int) -> None:
+    def __init__(self, folder: Path, update: int, lines: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.jsonl"
-        _truncate(self.path, update)
+        self.lines = _truncate(self.path, lines)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
         self._bar: tqdm[Any] | None = None
@@ -57,10 +62,20 @@ class RunLogger:
             self._bar = None
 
     def write(self, event: str, update: int, values: dict[str, Any]) -> None:
-        """A line of ``metrics.jsonl`` and its scalars on the board; what is not finite is null, as JSON wants it."""
+        """A line of ``metrics.jsonl`` and its scalars on the board; what is not finite is null, as JSON wants it.
+
+        Raises:
+            TrainingError: the disk is full.
+        """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self._file.write(json.dumps({"event": event, "update": update, **finite}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"event": event, "update": update, **finite}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path}: cannot be written ({error.strerror}); the same command goes on from the last checkpoint"
+            ) from error
+        self.lines += 1
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{event}/{name}", value, update)
@@ -81,23 +96,55 @@ class RunLogger:
             text = " | ".join(f"{name} {value}" for name, value in figures.items())
             logger.info("epoch %d | update %d | %d of %d | %s | ETA %.0f s", epoch, update, done, of_epoch, text, left)
 
+    def sync(self) -> None:
+        """Bring the lines to disk, so that they are there when a checkpoint says so."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
-        """Flush everything."""
+        """Close everything; every line was flushed when it was written."""
         self.end_epoch()
-        self._file.close()
-        self._board.close()
+        with contextlib.suppress(OSError):  # a full disk was reported, and what it did not take comes again
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._board.close()
 
 
-def _truncate(path: Path, update: int) -> None:
-    """Keep the lines up to an update; a link is replaced by a file, so that nothing is written where it leads."""
+class SilentLogger(RunLogger):
+    """Writes and shows nothing: that of every process but the first."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+    def start_epoch(self, epoch: int, done: int, total: int) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
+
+    def end_epoch(self) -> None:
+        pass
+
+    def write(self, event: str, update: int, values: dict[str, Any]) -> None:
+        pass
+
+    def progress(self, epoch: int, update: int, of_epoch: int, done: int, values: dict[str, float]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _truncate(path: Path, lines: int) -> int:
+    """Keep the first lines of a file; how many there are then (fewer where somebody took some away).
+
+    A link is replaced by a file, so that nothing is written where it leads.
+    """
     kept = []
-    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-        try:
-            found = parse_json(line, str(path)) if line else None
-        except DataError:
-            continue  # half a line, cut by a kill
-        if isinstance(found, dict) and type(found.get("update")) is int and found["update"] <= update:
-            kept.append(line + b"\n")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(b"".join(kept))
-    temporary.replace(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            kept = [line for _, line in zip(range(lines), file) if line.endswith(b"\n")]  # half a line is dropped
+    write_bytes(path, b"".join(kept))
+    return len(kept)

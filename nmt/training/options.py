@@ -19,6 +19,13 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+class Parallel(Enum):
+    """What each of several processes holds of the model."""
+
+    replicate = "replicate"
+    shard = "shard"
+
+
 class Metric(Enum):
     """What chooses the best checkpoint."""
 
@@ -34,6 +41,7 @@ class LoopOptions:
     max_updates: int | None = option(minimum=1)
     max_epochs: int | None = option(minimum=1)
     accumulate: int = option(minimum=1)
+    parallel: Parallel = option()
     clip_norm: float = option(minimum=0)
     patience: int | None = option(minimum=1)
     precision: Precision = option()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,23 +12,22 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nmt.config import ConfigError, DataError
+from nmt.files import is_leftover, sync, temporary_name, write_text
 from nmt.provenance import provenance
 from nmt.training.checkpoint import MODEL_FILE, write_folder
+from nmt.training.run_lock import LOCK_FILE
+from nmt.training.seal import FACTS_FILE
+from nmt.training.training_state import TENSORS_FILE
+from nmt.training.update import TrainingError
 from nmt.untrusted import read_json, read_yaml, shorten, typed
 
 logger = logging.getLogger(__name__)
 
-STATE_FILES = ("training.safetensors", "training.json")
+STATE_FILES = (TENSORS_FILE, FACTS_FILE)
 EXTENDABLE = ("train.max_updates", "train.max_epochs", "train.patience")
 """Keys that may change when a run goes on: they say when to stop, not what is learned."""
-IRRELEVANT = ("run", "device", "threads")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+IRRELEVANT = ("run", "device", "threads", "train.parallel")
+ACCUMULATE, BATCHES = "train.accumulate", "processes x train.accumulate"
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -42,37 +40,70 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def adopt_config(folder: Path, config: DictConfig, *, extendable: bool) -> None:
-    """Record the configuration of a new run, or check it against that of an existing one.
+def _flat(config: DictConfig) -> dict[str, Any]:
+    return flatten(OmegaConf.to_container(config, resolve=True))
+
+
+def check_config(folder: Path, config: DictConfig, *, extendable: bool, processes: int = 1) -> None:
+    """Check the configuration of a run against what is there already, without writing anything.
+
+    ``train.accumulate`` may change with the number of processes, so that an update takes as many batches as before.
 
     Args:
         folder: the run.
         config: as composed.
         extendable: whether the end of training may move (no schedule depends on it).
+        processes: how many train together now.
 
     Raises:
-        ConfigError: the run exists with another configuration; lists the differences.
+        ConfigError: the run exists with another configuration (lists the differences), or is something else.
     """
     path = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"run={folder} is not a folder; choose another run=")
     if path.exists():
-        old, new = (
-            flatten(OmegaConf.to_container(read_yaml(path))),
-            flatten(OmegaConf.to_container(config, resolve=True)),
-        )
+        old, new = _flat(read_yaml(path)), _flat(config)
         ignored = IRRELEVANT + (EXTENDABLE if extendable else ())
+        before, now = _batches_of_an_update(folder, old, new, processes)
+        if before == now:
+            ignored += (ACCUMULATE,)
+        elif not extendable:
+            old[BATCHES], new[BATCHES] = before, now
         different = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in ignored)
         if different:
             listed = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in different)
             raise ConfigError(f"run={folder} exists with another configuration ({listed}); choose another run=")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not all(p.name == LOCK_FILE or is_leftover(p) for p in folder.iterdir()):
         raise ConfigError(f"run={folder} exists, is not empty and is not a run (no config.yaml); choose another run=")
+
+
+def adopt_config(folder: Path, config: DictConfig, *, extendable: bool, processes: int = 1) -> None:
+    """Record the configuration of a run, old or new; for the one process that has the run's lock.
+
+    Raises:
+        ConfigError: see `check_config`; or the folder cannot be written.
+    """
+    check_config(folder, config, extendable=extendable, processes=processes)
+    path = folder / "config.yaml"
+    if path.exists():
+        before, now = _batches_of_an_update(folder, _flat(read_yaml(path)), _flat(config), processes)
+        if before != now:
+            logger.info("run=%s: an update takes %d batches from now on, not %d", folder, now, before)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_text(path, OmegaConf.to_yaml(config, resolve=True))
     except OSError as error:
         raise ConfigError(f"run={folder}: cannot be written ({error.strerror})") from error
+
+
+def _batches_of_an_update(folder: Path, old: dict[str, Any], new: dict[str, Any], processes: int) -> tuple[int, int]:
+    """How many an update took when the run was last started, and how many it takes now."""
+    try:
+        entries = typed(list[dict[str, Any]], read_json(folder / "manifest.json"))
+        before = typed(int, entries[-1].get("processes", 1))
+    except (DataError, LookupError, TypeError):
+        before = processes  # nothing was trained yet, or the manifest will be found damaged when it is continued
+    accumulated = old.get(ACCUMULATE, 1)
+    return before * (accumulated if isinstance(accumulated, int) else 0), processes * new.get(ACCUMULATE, 1)
 
 
 def append_manifest(folder: Path, *, corpora: dict[str, str], **facts: Any) -> None:
@@ -96,13 +127,7 @@ def append_manifest(folder: Path, *, corpora: dict[str, str], **facts: Any) -> N
     changed = [name for name, digest in corpora.items() if before.get(name, digest) != digest]
     if changed:
         raise ConfigError(f"run={folder}: corpus {changed[0]} has changed since the run began; choose another run=")
-    entries.append(
-        {
-            **provenance(),
-            "corpora": corpora,
-            **facts,
-        }
-    )
+    entries.append({**provenance(), "corpora": corpora, **facts})
     write_text(path, json.dumps(entries, indent=1))
 
 
@@ -120,22 +145,13 @@ class CheckpointStore:
         self.keep_last = keep_last
         self.keep_best = keep_best
 
-    def clean(self) -> None:
-        """Remove what a killed process left half-written."""
-        for path in self.folder.glob(".*.tmp"):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
     def numbered(self) -> list[Path]:
         """All kept checkpoints, oldest first."""
         return sorted(p for p in self.folder.glob("update-*") if (p / MODEL_FILE).is_file())
 
-    def last(self) -> Path | None:
-        """The newest checkpoint that training can go on from."""
-        complete = [p for p in self.numbered() if all((p / name).is_file() for name in STATE_FILES)]
-        return complete[-1] if complete else None
+    def newest_first(self) -> list[Path]:
+        """All numbered folders, damaged or not."""
+        return sorted((p for p in self.folder.glob("update-*") if p.is_dir()), reverse=True)
 
     @staticmethod
     def name(update: int) -> str:
@@ -149,28 +165,67 @@ class CheckpointStore:
             update: number of updates done.
             files: see ``write_folder``.
             ranking: names of the validated checkpoints, best first.
+
+        Raises:
+            TrainingError: it cannot be written; the checkpoints before it are as they were.
         """
-        target = self.folder / self.name(update)
-        write_folder(target, files)
-        self.link("last", target.name)
-        if ranking and (self.folder / ranking[0]).is_dir():
-            self.link("best", ranking[0])
+        self.save_aside(self.name(update), files)
+        self.settle(ranking)
+
+    def settle(self, ranking: list[str]) -> None:
+        """Move the links and remove what is not kept any more, as after the newest checkpoint was written.
+
+        Args:
+            ranking: names of the validated checkpoints, best first.
+        """
         numbered = self.numbered()
+        self.link("last", numbered[-1].name)
+        best = next((name for name in ranking if (self.folder / name / MODEL_FILE).is_file()), None)
+        if best is not None:
+            self.link("best", best)
+        else:
+            (self.folder / "best").unlink(missing_ok=True)
         kept = {p.name for p in numbered[-self.keep_last :]} | set(ranking[: self.keep_best])
         for path in numbered:
             if path.name not in kept:
-                shutil.rmtree(path)
+                self._remove(path)
             elif path not in numbered[-2:]:  # the one before the last serves should the last be damaged
                 for name in STATE_FILES:
                     (path / name).unlink(missing_ok=True)
 
     def save_aside(self, name: str, files: Mapping[str, Any]) -> None:
-        """Write a checkpoint that is no moment of the training, such as an average."""
-        write_folder(self.folder / name, files)
+        """Write a checkpoint that is no moment of the training, such as an average.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        try:
+            write_folder(self.folder / name, files)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.folder / name}: cannot be written ({error.strerror or error}); what was saved before is whole, "
+                "and the same command goes on from there"
+            ) from error
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a damaged checkpoint, so that nothing takes it for one any more; its new place."""
+        aside = path.with_name(f"damaged-{path.name}")
+        if aside.exists():
+            self._remove(aside)
+        path.rename(aside)
+        sync(self.folder)
+        return aside
+
+    def _remove(self, path: Path) -> None:
+        """Remove a folder: at once for whoever looks, then file by file."""
+        doomed = temporary_name(path)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
 
     def link(self, name: str, target: str) -> None:
         """Make ``name`` point to a checkpoint, in one step."""
-        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
+        temporary = temporary_name(self.folder / name)
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target)
         temporary.replace(self.folder / name)
+        sync(self.folder)

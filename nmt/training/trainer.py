@@ -2,77 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from nmt.config import ConfigError
 from nmt.data.batch import Batch
 from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches, training_splits
 from nmt.device import peak_memory_mib, torch_device
+from nmt.files import remove_leftovers
 from nmt.models.encoder_decoder import EncoderDecoder, num_parameters
+from nmt.ranks import Ranks
 from nmt.registry import build, discover, find
 from nmt.training.average import average_tensors
-from nmt.training.checkpoint import describe, load_tensors, model_files, model_tensors
+from nmt.training.checkpoint import describe, model_files
 from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
-from nmt.training.logger import RunLogger
-from nmt.training.options import Metric, Precision, TrainOptions
-from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest
+from nmt.training.logger import RunLogger, SilentLogger
+from nmt.training.options import Metric, Parallel, Precision, TrainOptions
+from nmt.training.parallel import distribute
+from nmt.training.randomness import seed_process
+from nmt.training.resume import restore_newest
+from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest, check_config
+from nmt.training.run_lock import run_lock
+from nmt.training.signals import Interrupted, StopSignals
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import Updater, UpdateResult
 from nmt.training.validation import validation_loss, validation_quality
+from nmt.training.window import Window, dealt, gathered
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Window:
-    """Figures since the last line of the log."""
-
-    sums: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
-    num_tokens: int = 0
-    num_padded: int = 0
-    num_updates: int = 0
-    grad_norm: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, result: UpdateResult) -> None:
-        """Take in an update."""
-        for name, value in result.sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.figures.update(result.figures)
-        self.num_tokens += result.num_tokens
-        self.num_padded += result.num_padded
-        self.num_updates += 1
-        self.grad_norm = result.grad_norm
-
-    def summary(self) -> dict[str, float]:
-        """Means per target token, and rates; the only place where training reads tensors back."""
-        values = {name: float(total) / self.num_tokens for name, total in self.sums.items()}
-        values["ppl"] = math.exp(min(values["nll"], 100.0))
-        values.update({name: float(value) for name, value in self.figures.items()})
-        seconds = max(1e-9, time.monotonic() - self.started)
-        values.update(
-            grad_norm=self.grad_norm,
-            tokens=self.num_tokens,
-            tokens_per_second=self.num_tokens / seconds,
-            updates_per_second=self.num_updates / seconds,
-            target_padding=1 - self.num_tokens / max(1, self.num_padded),
-        )
-        return values
 
 
 class Trainer:
@@ -91,6 +60,7 @@ class Trainer:
         self.options = options
         discover(options.plugins)
         self.device = torch_device(options.device)
+        self.ranks = Ranks.join(self.device)
         if options.threads:
             torch.set_num_threads(options.threads)
         self._check()
@@ -104,31 +74,36 @@ class Trainer:
                 f"validate.metric={options.validate.metric.value}: task {options.task['name']!r} has no such metric; "
                 f"valid options: {', '.join(task.metrics)}"
             )
-        model: EncoderDecoder = task.build_model(options.model, self.corpus.vocabularies).to(self.device)
+        model: EncoderDecoder = task.build_model(options.model, self.corpus.vocabularies)
         self._check_lengths(model)
+        self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
         self.model = model
         self.criterion: Criterion = build("criterion", options.criterion, key="criterion").to(self.device)
         self.schedule: Schedule = build(
             "schedule", options.schedule, key="schedule", total_updates=self._total_updates()
         )
         self.learner = Learner(
-            model=model,
-            optimizer=build("optimizer", options.optimizer, key="optimizer", parameters=model.parameters()),
+            parallel=self.parallel,
+            optimizer=build("optimizer", options.optimizer, key="optimizer", parameters=self.parallel.parameters),
             scaler=torch.amp.GradScaler(self.device.type, enabled=options.train.precision is Precision.fp16),
-            average=MovingAverage(model, options.train.ema),
+            average=MovingAverage(self.parallel.parameters, options.train.ema),
             progress=Progress(),
         )
         forward: Callable[..., Any] = torch.compile(model, dynamic=True) if options.compile else model
         self.updater = Updater(self.learner, self.criterion, forward, options.train, self.device)
         self.folder = Path(options.run)
-        adopt_config(self.folder, config, extendable=not self.schedule.uses_total)
+        if self.ranks.first:
+            check_config(self.folder, config, extendable=not self.schedule.uses_total, processes=self.ranks.world)
         self.config = config
         self.store = CheckpointStore(
             self.folder / "checkpoints",
             keep_last=options.checkpoints.keep_last,
             keep_best=options.checkpoints.keep_best,
         )
-        self.stop_requested = False
+        self.signals = StopSignals()
+        self.stop_agreed = False
+        self.window = Window()
+        seed_process(options.seed, self.ranks.rank)
 
     def _check(self) -> None:
         loop = self.options.train
@@ -139,6 +114,9 @@ class Trainer:
                 f"validate.metric={self.options.validate.metric.value} needs validate.translate=true; "
                 "or choose validate.metric=loss"
             )
+        if loop.parallel is Parallel.shard and (loop.precision is Precision.fp16 or self.options.compile):
+            what = "train.precision=fp16" if loop.precision is Precision.fp16 else "compile=true"
+            raise ConfigError(f"train.parallel=shard does not go with {what}; valid option: train.parallel=replicate")
         for slot in ("criterion", "optimizer", "schedule"):
             find(slot, getattr(self.options, slot).get("name"), slot)
 
@@ -166,9 +144,14 @@ class Trainer:
         loop = self.options.train
         if loop.max_epochs is None:
             return loop.max_updates
-        per_epoch = math.ceil(self.batches.num_batches(1) / loop.accumulate)
+        per_epoch = math.ceil(self.batches.num_batches(1) / self._group)
         by_epochs = loop.max_epochs * per_epoch
         return by_epochs if loop.max_updates is None else min(by_epochs, loop.max_updates)
+
+    @property
+    def _group(self) -> int:
+        """Batches of an update, of all processes together."""
+        return self.ranks.world * self.options.train.accumulate
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -177,21 +160,34 @@ class Trainer:
 
         Returns:
             The figures of the last validation.
+
+        Raises:
+            ConfigError: another process trains here.
+            DataError: no checkpoint of the run can be continued.
+            TrainingError: training cannot go on.
         """
-        self.store.clean()
-        last = self.store.last()
-        if last is not None:
-            self.learner.restore(last)
+        with run_lock(self.folder) if self.ranks.first else contextlib.nullcontext():
+            return self._fit()
+
+    def _fit(self) -> dict[str, float]:
+        if self.ranks.first:
+            for folder in (self.folder, self.store.folder):
+                remove_leftovers(folder)
+            extendable = not self.schedule.uses_total
+            adopt_config(self.folder, self.config, extendable=extendable, processes=self.ranks.world)
+        restore_newest(self.learner, self.store, self.ranks)
         progress = self.learner.progress
         parameters = num_parameters(self.model)
-        append_manifest(
-            self.folder,
-            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-            threads=torch.get_num_threads(),
-            parameters=parameters,
-            corpora={str(c.folder): c.digest for c in self.corpora},
-            update=progress.update,
-        )
+        if self.ranks.first:
+            append_manifest(
+                self.folder,
+                device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+                processes=self.ranks.world,
+                threads=torch.get_num_threads(),
+                parameters=parameters,
+                corpora={str(c.folder): c.digest for c in self.corpora},
+                update=progress.update,
+            )
         if progress.finished and not self._reached_end():
             progress.finished = False  # the end was moved further away
         if progress.finished:
@@ -206,17 +202,13 @@ class Trainer:
             100 * self.batches.padding_share(progress.epoch),
             f", going on after update {progress.update}" if progress.update else "",
         )
-        self.log = RunLogger(self.folder, progress.update)
-        previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        self.window = dealt(progress.windows, self.ranks)
+        self.log = RunLogger(self.folder, progress.update, progress.lines) if self.ranks.first else SilentLogger()
         try:
-            return self._epochs()
+            with self.signals:
+                return self._epochs()
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             self.log.close()
-
-    def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stop_requested = True
 
     def _reached_end(self) -> bool:
         loop, progress = self.options.train, self.learner.progress
@@ -258,84 +250,126 @@ class Trainer:
         """The rest of the current epoch; yields after every validation, and at its end."""
         loop, progress = self.options.train, self.learner.progress
         of_epoch = self.batches.num_batches(progress.epoch)
-        updates_of_epoch = math.ceil(of_epoch / loop.accumulate)
-        batches = self.batches.epoch(progress.epoch, start=progress.batch)
-        self.log.start_epoch(progress.epoch, progress.batch // loop.accumulate, updates_of_epoch)
-        window, mark = Window(), time.monotonic()
-        while group := list(islice(batches, loop.accumulate)):
-            result = self._update(group)
-            window.add(result)
-            progress.seconds += time.monotonic() - mark
+        updates_of_epoch = math.ceil(of_epoch / self._group)
+        batches = self._batches()
+        self.log.start_epoch(progress.epoch, progress.batch // self._group, updates_of_epoch)
+        if 0 < progress.batch < of_epoch and self._validation_due():  # a stop broke it off
+            figures = self._validate()
+            self._save()
+            yield figures
+        mark = time.monotonic()
+        while progress.batch < of_epoch:
+            result = self._update(self._next_group(batches))
+            seconds = time.monotonic() - mark
+            self.window.add(result, seconds)
+            progress.seconds += seconds
             mark = time.monotonic()
             if progress.update % loop.log_every == 0 or progress.batch >= of_epoch:
-                self._log(window, updates_of_epoch)
-                window = Window()
+                self._log(self.window, updates_of_epoch)
+                self.window = Window()
             if progress.batch >= of_epoch:
                 break
             if self._reached_end():
                 return
-            validated = self._validate() if self._due(self.options.validate.every) else None
-            if validated is not None or self._due(self.options.checkpoints.every):
+            validated = self._validate() if self._validation_due() else None
+            save = validated is not None or self._due(self.options.checkpoints.every)
+            if save:
                 self._save()
-            self._stop_if_requested()
+            if self._stop_due():
+                self._stop(save=not save)
             if validated is not None:
                 yield validated
-            window.started += time.monotonic() - mark  # rates leave validation and saving out
-            mark = time.monotonic()
+            mark = time.monotonic()  # rates leave validation and saving out
         self.log.end_epoch()
-        every = self.options.validate.every
-        validated = self._validate() if every is None or self._due(every) else None
+        validated = self._validate() if self._validation_due(end_of_epoch=True) else None
         progress.epoch, progress.batch = progress.epoch + 1, 0
-        if validated is not None or self.options.checkpoints.every is None or self._due(self.options.checkpoints.every):
+        every = self.options.checkpoints.every
+        save = validated is not None or every is None or self._due(every)
+        if save:
             self._save()
-        self._stop_if_requested()
+        if self._stop_due():
+            self._stop(save=not save)
         yield validated
+
+    def _batches(self, workers: int | None = None) -> Iterator[Batch]:
+        """The rest of the epoch's batches that are for this process."""
+        progress, ranks = self.learner.progress, self.ranks
+        return self.batches.epoch(progress.epoch, progress.batch, ranks.rank, ranks.world, workers=workers)
+
+    def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
+        """This process's batches of the next update; perhaps none at the end of the epoch."""
+        try:
+            return list(islice(batches, self.options.train.accumulate))
+        except RuntimeError:
+            if not self.signals.requested:
+                raise
+            # A signal to the whole process group has ended the workers too. The others still count on this process.
+            return list(islice(self._batches(workers=0), self.options.train.accumulate))
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.learner.progress.update % every == 0
 
-    def _update(self, group: list[Batch]) -> UpdateResult:
+    def _validation_due(self, *, end_of_epoch: bool = False) -> bool:
+        every, progress = self.options.validate.every, self.learner.progress
+        return (end_of_epoch if every is None else self._due(every)) and progress.validated_at != progress.update
+
+    def _update(self, batches: list[Batch]) -> UpdateResult:
+        """Update with the next batches of the epoch, of which these are for this process."""
         progress = self.learner.progress
         self.lr = self.learner.optimizer.defaults["lr"] * self.schedule.factor(progress.update + 1)
-        result = self.updater(group, self.lr)
+        size = min(self._group, self.batches.num_batches(progress.epoch) - progress.batch)
+        rounds = math.ceil(size / self.ranks.world)
+        result = self.updater(batches, self.lr, rounds=rounds, stop=self.signals.requested)
         progress.update += 1
-        progress.batch += len(group)
+        progress.batch += size
+        self.stop_agreed = result.stop
         self.log.advance()
         return result
 
     def _log(self, window: Window, updates_of_epoch: int) -> None:
         progress = self.learner.progress
-        values = window.summary()
+        values = window.summary(self.ranks)
         values.update(lr=self.lr, epoch=progress.epoch, seconds=round(progress.seconds, 3), skipped=progress.skipped)
         self.log.write("train", progress.update, values)
-        done = math.ceil(progress.batch / self.options.train.accumulate)
+        done = math.ceil(progress.batch / self._group)
         self.log.progress(progress.epoch, progress.update, updates_of_epoch, done, values)
 
-    def _stop_if_requested(self) -> None:
-        if self.stop_requested:
+    def _stop_due(self) -> bool:
+        """Several processes stop where all know of it; one need not wait for that."""
+        return self.stop_agreed or (self.signals.requested and self.ranks.world == 1)
+
+    def _stop(self, *, save: bool) -> NoReturn:
+        if save:
             self._save()
-            logger.info(
-                "%s: stopped after update %d; the same command goes on", self.folder, self.learner.progress.update
-            )
-            raise KeyboardInterrupt
+        logger.info("%s: stopped after update %d; the same command goes on", self.folder, self.learner.progress.update)
+        raise KeyboardInterrupt
 
     # --- validation and saving ----------------------------------------------------------------------------------------
 
     def _measure(self) -> dict[str, float]:
-        """Figures of the model as it is, on the validation set."""
+        """Figures of the model as it is, on the validation set; the same on all processes.
+
+        Raises:
+            Interrupted: in all processes, when one was asked to stop.
+        """
         options = self.options.validate
         split = self.corpus.split("valid")
-        figures = validation_loss(self.model, self.criterion, split, options.max_tokens, self.device)
-        if options.translate:
-            self.model.eval()
-            figures.update(validation_quality(self.model, self.corpus.vocabularies, split, options, self.device))
-            self.model.train()
+        place = (self.device, self.ranks, self.signals)
+        with self.parallel.evaluated() as model:
+            figures = validation_loss(model, self.criterion, split, options.max_tokens, *place)
+            if options.translate:
+                model.eval()
+                figures.update(validation_quality(model, self.corpus.vocabularies, split, options, *place))
+                model.train()
         return figures
 
     def _validate(self) -> dict[str, float]:
         progress = self.learner.progress
-        with self.learner.average.applied():
-            figures = self._measure()
+        try:
+            with self.learner.average.applied():
+                figures = self._measure()
+        except Interrupted:
+            self._stop(save=True)  # the validation comes first when the run goes on
         progress.validated_at = progress.update
         self._rank(figures, CheckpointStore.name(progress.update))
         memory = round(peak_memory_mib(self.device))
@@ -370,21 +404,36 @@ class Trainer:
 
     def _save(self) -> None:
         progress = self.learner.progress
+        self.log.sync()
+        progress.windows, progress.lines = gathered(self.window, self.ranks), self.log.lines
         state = self.learner.state_files()
         with self.learner.average.applied():
-            files = model_files(model_tensors(self.model), self._checkpoint_config(), self.corpus.vocabularies)
-        self.store.save(progress.update, {**files, **state}, [name for _, name in progress.ranking])
+            files = self._model_files(self.parallel.tensors())
+        if self.ranks.first:
+            self.store.save(progress.update, {**files, **state}, [name for _, name in progress.ranking])
+        self.ranks.wait()  # who ends before the checkpoint is there would have torchrun end the others
+
+    def _model_files(self, tensors: dict[str, Tensor], **more: Any) -> dict[str, Any]:
+        return model_files(tensors, self._checkpoint_config(**more), self.corpus.vocabularies)
 
     def _average_at_end(self, figures: dict[str, float]) -> dict[str, float]:
         """Average the newest checkpoints; the result becomes the best one if it is."""
-        newest = self.store.numbered()[-self.options.checkpoints.average :]
-        kept = {name: tensor.clone() for name, tensor in model_tensors(self.model).items()}
-        load_tensors(self.model, average_tensors(newest), self.store.folder)
-        measured = self._measure()
+        names = self.ranks.broadcast([p.name for p in self.store.numbered()[-self.options.checkpoints.average :]])
+        newest = [self.store.folder / name for name in names]
         name = f"average-{CheckpointStore.name(self.learner.progress.update)}"
-        config = self._checkpoint_config(average_of=[p.name for p in newest])
-        self.store.save_aside(name, model_files(model_tensors(self.model), config, self.corpus.vocabularies))
-        load_tensors(self.model, kept, self.store.folder)
+        local = self.parallel.local()
+        kept = {key: tensor.clone() for key, tensor in local.items()}
+        average = average_tensors(newest)
+        try:
+            self.parallel.load(average, self.store.folder)
+            measured = self._measure()
+            if self.ranks.first:
+                self.store.save_aside(name, self._model_files(average, average_of=names))
+        except Interrupted:
+            self._stop(save=False)  # all was saved before; the same command averages again
+        finally:
+            for key, tensor in local.items():
+                tensor.copy_(kept[key])
         patience_used = self.learner.progress.without_better
         self._rank(measured, name)
         self.learner.progress.without_better = patience_used  # an average is no progress of the training

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,15 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nmt.config import DataError
-from nmt.training.checkpoint import MODEL_FILE, load_tensors, model_tensors, read_tensors
+from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.training.checkpoint import (
+    MODEL_FILE,
+    check_tensors,
+    load_config,
+    model_tensors,
+    read_tensors,
+    save_tensors,
+)
 from nmt.training.ema import MovingAverage
-from nmt.untrusted import read_json, shorten, typed
+from nmt.training.parallel import Replicas
+from nmt.training.randomness import check_random, random_states, restore_random
+from nmt.training.seal import FACTS_FILE, seal, unseal
+from nmt.training.window import Window
+from nmt.untrusted import is_plain_name, shorten, typed
 
-TENSORS_FILE, FACTS_FILE = "training.safetensors", "training.json"
+TENSORS_FILE = "training.safetensors"
 
 
 @dataclass
@@ -34,6 +44,9 @@ class Progress:
         without_better: validations in a row without a better metric.
         validated_at: updates done at the last validation.
         skipped: updates skipped for non-finite gradients.
+        skipped_in_a_row: those since the last update that was not.
+        windows: figures since the last line of the log, of each process.
+        lines: lines of ``metrics.jsonl``.
         seconds: wall time spent training.
         finished: the run has reached its end.
     """
@@ -46,83 +59,130 @@ class Progress:
     without_better: int = 0
     validated_at: int = -1
     skipped: int = 0
+    skipped_in_a_row: int = 0
+    windows: list[Window] = field(default_factory=list)
+    lines: int = 0
     seconds: float = 0.0
     finished: bool = False
 
 
 @dataclass
-class Learner:
-    """Everything that training changes."""
+class _Stored:
+    """What a checkpoint holds, read and found to fit."""
 
-    model: nn.Module
+    weights: dict[str, Tensor]
+    raw: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    tensors: dict[str, Tensor]
+    progress: Progress
+
+
+@dataclass
+class Learner:
+    """Everything that training changes.
+
+    With several processes, each of them must make the same calls: what they hold parts of is gathered.
+    """
+
+    parallel: Replicas
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: MovingAverage
     progress: Progress
 
     def state_files(self) -> dict[str, Any]:
-        """Writers of the files that hold the state, taken now."""
-        optimizer = self.optimizer.state_dict()
-        tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        """Writers of the files that hold the state, taken now; to be written after all others of the checkpoint.
+
+        They are complete on the first process only.
+        """
+        tensors = random_states(self.parallel.ranks)
+
+        def keep(name: str, tensor: Tensor) -> None:
+            if self.parallel.ranks.first:
+                tensors[name] = tensor.detach().cpu().clone().contiguous()
+
+        optimizer, parameters = self.optimizer.state_dict(), self._parameters()
         for index, values in optimizer["state"].items():
-            tensors.update({f"optimizer.{index}.{name}": t for name, t in values.items()})
+            for name, tensor in values.items():
+                keep(f"optimizer.{index}.{name}", self.parallel.whole(parameters[index], tensor))
         if self.average.decay:  # the model file holds the average: keep the raw weights here
-            tensors.update({f"weights.{name}": t for name, t in model_tensors(self.model).items()})
-        tensors = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-        facts = json.dumps(
-            {
-                "progress": asdict(self.progress),
-                "param_groups": optimizer["param_groups"],
-                "scaler": self.scaler.state_dict(),
-            }
-        )
-        return {
-            TENSORS_FILE: lambda path: save_file(tensors, path),
-            FACTS_FILE: lambda path: path.write_text(facts, encoding="utf-8"),
+            for name, tensor in self.parallel.tensors().items():
+                keep(f"weights.{name}", tensor)
+        facts = {
+            "progress": asdict(self.progress),
+            "param_groups": optimizer["param_groups"],
+            "scaler": self.scaler.state_dict(),
         }
+        return {TENSORS_FILE: lambda path: save_tensors(tensors, path), FACTS_FILE: lambda path: seal(facts, path)}
 
     def restore(self, folder: Path) -> None:
-        """Go back to the state of a checkpoint.
+        """Go back to the state of a checkpoint, if all processes can.
 
         Raises:
-            DataError: a file is missing, truncated or of another model.
+            DataError: for one of them a file is missing, damaged or of another model; nothing has changed in any.
         """
+        cause, stored = None, None
+        try:
+            stored = self._read(folder)
+        except DataError as error:
+            cause = error
+        reasons = self.parallel.ranks.all_gather(cause and str(cause))
+        if stored is None or any(reasons):
+            raise DataError(next(filter(None, reasons))) from cause
+        self._take(stored, folder)
+
+    def _read(self, folder: Path) -> _Stored:
+        """All that `_take` needs, compared with what it will replace.
+
+        Raises:
+            DataError: it cannot be taken.
+        """
+        facts = unseal(folder)
         path = folder / FACTS_FILE
         try:
-            facts = typed(dict[str, Any], read_json(path, finite=False))
-            progress = typed(Progress, facts["progress"], "progress")
+            progress = typed(Progress, facts["progress"], "progress", least=-1)
+            if not all(is_plain_name(name) for _, name in progress.ranking):
+                raise TypeError("progress.ranking names something outside of the run")
             groups, scaler = facts["param_groups"], facts["scaler"]
             own = self.optimizer.state_dict()["param_groups"]
             _check_alike(own, groups, "param_groups")
             if [group["params"] for group in groups] != [group["params"] for group in own]:
                 raise TypeError("param_groups are of another model")
             _check_alike(self.scaler.state_dict(), scaler, "scaler")
-        except (DataError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not the state of a training run ({shorten(error)})") from error
-        tensors = read_tensors(folder / TENSORS_FILE)
-        weights = read_tensors(folder / MODEL_FILE)
-        load_tensors(self.model, weights, folder / MODEL_FILE)
+        load_config(folder)
+        path = folder / TENSORS_FILE
+        tensors, weights = read_tensors(path), read_tensors(folder / MODEL_FILE)
+        raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
+        check_tensors(model_tensors(self.model), weights, folder / MODEL_FILE)
+        if self.average.decay:
+            check_tensors(model_tensors(self.model), raw, path)
+        check_random(tensors, self.parallel.ranks.rank, path)
+        optimizer = {"state": self._optimizer_state(tensors, path), "param_groups": groups}
+        return _Stored(weights, raw, optimizer, scaler, tensors, progress)
+
+    def _take(self, stored: _Stored, folder: Path) -> None:
+        """Become what was read; nothing of it fails."""
+        self.parallel.load(stored.weights, folder / MODEL_FILE)
         if self.average.decay:
             for kept, parameter in zip(self.average.average, self.average.parameters, strict=True):
                 kept.copy_(parameter)
-            raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
-            load_tensors(self.model, raw, folder / TENSORS_FILE)
-        state = self._optimizer_state(tensors, folder / TENSORS_FILE)
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.scaler.load_state_dict(scaler)
-        try:
-            torch.set_rng_state(tensors["random.cpu"])
-            if torch.cuda.is_available() and "random.cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["random.cuda"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise DataError(f"{folder / TENSORS_FILE}: no state of the random numbers ({shorten(error)})") from error
-        self.progress = progress
+            self.parallel.load(stored.raw, folder / TENSORS_FILE)
+        self.optimizer.load_state_dict(stored.optimizer)
+        self.scaler.load_state_dict(stored.scaler)
+        restore_random(stored.tensors, self.parallel.ranks.rank, stored.progress.update)
+        self.progress = stored.progress
 
     def _optimizer_state(self, tensors: Mapping[str, Tensor], path: Path) -> dict[int, dict[str, Tensor]]:
-        """The optimiser's tensors by number of the parameter: each is a scalar or has the parameter's shape."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        """What lies here of the optimiser's tensors, by number of the parameter.
+
+        Raises:
+            DataError: one is neither a scalar nor of the shape of its parameter.
+        """
+        parameters = self._parameters()
+        shapes = [self.parallel.shape(parameter) for parameter in parameters]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             start, _, rest = name.partition(".")
@@ -130,10 +190,19 @@ class Learner:
             if start != "optimizer":
                 continue
             number = int(index) if re.fullmatch(r"[0-9]{1,9}", index) else -1
-            if not 0 <= number < len(parameters) or not (tensor.dim() == 0 or tensor.shape == parameters[number].shape):
+            if not 0 <= number < len(parameters) or (tensor.dim() and tensor.shape != shapes[number]):
                 raise DataError(f"{path}: {shorten(name)} fits no parameter of the model")
-            state.setdefault(number, {})[key] = tensor
+            state.setdefault(number, {})[key] = self.parallel.part(parameters[number], tensor)
         return state
+
+    @property
+    def model(self) -> EncoderDecoder:
+        """What is trained."""
+        return self.parallel.model
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """The parameters in the order in which the optimiser numbers them."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
 def _check_alike(own: Any, found: Any, key: str) -> None:

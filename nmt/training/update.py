@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nmt.data.batch import Batch
+from nmt.ranks import exchanging
 from nmt.training.interfaces import Criterion
 from nmt.training.options import LoopOptions, Precision
 from nmt.training.training_state import Learner
@@ -23,7 +24,17 @@ class TrainingError(ValueError):
 
 @dataclass
 class UpdateResult:
-    """Figures of one update; tensors stay on the device until they are logged."""
+    """Figures of one update; tensors stay on the device until they are logged.
+
+    Attributes:
+        sums: figures summed over the target tokens of this process.
+        figures: other scalars of this process.
+        num_tokens: target tokens of all processes.
+        num_padded: the same of this process, with padding.
+        grad_norm: of the whole gradient, before clipping.
+        skipped: the gradient was not finite and changed nothing.
+        stop: a process had been asked to stop before the update.
+    """
 
     sums: dict[str, Tensor]
     figures: dict[str, Tensor]
@@ -31,6 +42,7 @@ class UpdateResult:
     num_padded: int
     grad_norm: float
     skipped: bool
+    stop: bool
 
 
 class Updater:
@@ -57,16 +69,21 @@ class Updater:
         self.forward = forward
         self.options = options
         self.device = device
-        self.parameters = [p for p in learner.model.parameters() if p.requires_grad]
-        self.skipped_in_a_row = 0
+        self.parallel = learner.parallel
 
     def autocast(self) -> torch.autocast:
         """The number format of a forward pass."""
         dtype = AUTOCAST.get(self.options.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def __call__(self, batches: Sequence[Batch], lr: float) -> UpdateResult:
-        """Update the model with the mean loss per target token of all batches together.
+    def __call__(self, batches: Sequence[Batch], lr: float, *, rounds: int = 0, stop: bool = False) -> UpdateResult:
+        """Update the model with the mean loss per target token of all batches of all processes together.
+
+        Args:
+            batches: those of this process; perhaps none.
+            lr: the learning rate.
+            rounds: the most batches that any process has.
+            stop: this process was asked to stop; all learn of it in the result.
 
         Raises:
             TrainingError: the loss is not finite, or memory ran out; names the update and the sentences or shape.
@@ -74,17 +91,23 @@ class Updater:
         num_tokens = sum(batch.num_tokens for batch in batches)
         sums: dict[str, Tensor] = {}
         figures: dict[str, Tensor] = {}
-        for batch in batches:
+        divisor = self.parallel.divisor(num_tokens)
+        self.learner.scaler.scale(torch.zeros((), device=self.device))  # the scale must be there without batches too
+        for batch in self.parallel.filled(batches, rounds):
             try:
-                output = self._backward(batch.to(self.device), num_tokens)
+                output = self._backward(batch.to(self.device), divisor)
             except RuntimeError as error:
                 raise self._explain(error, batch) from error
+            if not batch.num_tokens:
+                continue  # it only kept the others company
             for name, value in output[0].items():
                 sums[name] = sums[name] + value if name in sums else value
             figures.update(output[1])
+        num_tokens, stop = self.parallel.reduce(num_tokens, stop)
         self.learner.scaler.unscale_(self.learner.optimizer)
-        limit = self.options.clip_norm or math.inf
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        norm = self.parallel.grad_norm()
+        torch.nn.utils.clip_grads_with_norm_(self.parallel.parameters, self.options.clip_norm or math.inf, norm)
+        grad_norm = float(norm)
         skipped = not math.isfinite(grad_norm)
         if skipped:
             self._count_skipped(batches, sums)
@@ -92,36 +115,49 @@ class Updater:
             group["lr"] = lr
         self.learner.scaler.step(self.learner.optimizer)  # itself leaves the step out where gradients overflowed
         self.learner.scaler.update()
-        self.learner.optimizer.zero_grad(set_to_none=True)
+        self.parallel.zero_grad()
         if not skipped:
-            self.skipped_in_a_row = 0
+            self.learner.progress.skipped_in_a_row = 0
             self.learner.average.update(self.learner.progress.update + 1)
         padded = sum(batch.target.numel() for batch in batches)
-        return UpdateResult(sums, figures, num_tokens, padded, grad_norm, skipped)
+        return UpdateResult(sums, figures, num_tokens, padded, grad_norm, skipped, stop)
 
-    def _backward(self, batch: Batch, num_tokens: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        with self.autocast():
-            output = self.criterion(self.learner.model, batch, self.forward)
-        self.learner.scaler.scale(output.loss / num_tokens).backward()
+    def _backward(self, batch: Batch, divisor: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        with exchanging():  # layers that are sharded are gathered as they run
+            with self.autocast():
+                output = self.criterion(self.learner.model, batch, self.forward)
+            self.learner.scaler.scale(output.loss / divisor).backward()
         return output.sums, output.figures
 
     def _count_skipped(self, batches: Sequence[Batch], sums: dict[str, Tensor]) -> None:
         """Overflow is part of training with loss scaling, within bounds; otherwise it ends the run."""
-        self.learner.progress.skipped += 1
-        self.skipped_in_a_row += 1
+        progress = self.learner.progress
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
         scaling = self.learner.scaler.is_enabled()
-        if scaling and self.skipped_in_a_row <= self.options.max_skipped:
+        if scaling and progress.skipped_in_a_row <= self.options.max_skipped:
             return
-        ids = [i for batch in batches for i in batch.ids]
+        loss, ids = self._suspects(batches, sums)
         listed = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        loss = float(sums["loss"]) / max(1, sum(b.num_tokens for b in batches)) if "loss" in sums else math.nan
-        what = f"{self.skipped_in_a_row} updates in a row with" if scaling else "a"
+        what = f"{progress.skipped_in_a_row} updates in a row with" if scaling else "a"
         raise TrainingError(
-            f"{what} non-finite gradient at update {self.learner.progress.update + 1} "
-            f"(epoch {self.learner.progress.epoch}), loss {loss:.4g}, training sentences {listed}; "
+            f"{what} non-finite gradient at update {progress.update + 1} "
+            f"(epoch {progress.epoch}), loss {loss:.4g}, training sentences {listed}; "
             "lower optimizer.lr or train.clip_norm, lengthen schedule.warmup_updates, "
             "or use train.precision=bf16 or fp32"
         )
+
+    def _suspects(self, batches: Sequence[Batch], sums: dict[str, Tensor]) -> tuple[float, list[int]]:
+        """Loss and sentences of the processes whose own loss is not finite; of all where there is no such process."""
+        own = {
+            "loss": float(sums["loss"]) if "loss" in sums else math.nan,
+            "num_tokens": sum(batch.num_tokens for batch in batches),
+            "ids": [i for batch in batches for i in batch.ids],
+        }
+        parts = [part for part in self.parallel.ranks.all_gather(own) if part["ids"]]
+        parts = [part for part in parts if not math.isfinite(part["loss"])] or parts
+        num_tokens = max(1, sum(part["num_tokens"] for part in parts))
+        return sum(part["loss"] for part in parts) / num_tokens, [i for part in parts for i in part["ids"]]
 
     def _explain(self, error: RuntimeError, batch: Batch) -> Exception:
         text = str(error)

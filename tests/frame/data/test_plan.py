@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmt.data.plan import cut, order_by_length, padding_share, plan_batches, split_to_multiple
+from nmt.data.plan import cut, order_by_length, padding_share, plan_batches
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=80)
 
@@ -70,22 +70,3 @@ def test_every_sentence_once_and_within_budget(lengths, max_tokens, max_sentence
         longest = max(source[batch].max(), target[batch].max()) + 1
         assert len(batch) * longest <= max_tokens or len(batch) == 1
         assert max_sentences is None or len(batch) <= max_sentences
-
-
-@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), world=st.integers(1, 6))
-def test_splitting_keeps_every_sentence_and_gives_a_multiple(sizes, world):
-    batches = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-    needed = -(-len(sizes) // world) * world
-    if sum(sizes) < needed:
-        with pytest.raises(ValueError, match=f"too few for {world} processes"):
-            split_to_multiple(batches, world)
-        return
-    split = split_to_multiple(batches, world)
-    assert len(split) == needed
-    assert np.concatenate(split).tolist() == list(range(sum(sizes)))
-    assert all(len(batch) for batch in split)
-
-
-def test_the_largest_batch_is_halved():
-    split = split_to_multiple([np.arange(2), np.arange(5), np.arange(1)], 4)
-    assert [len(batch) for batch in split] == [2, 2, 3, 1]

@@ -3,8 +3,6 @@
 import gzip
 import json
 import logging
-import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +19,7 @@ from nmt.data.corpus import Corpus
 from nmt.generation.generate import Summary, generate
 from nmt.generation.options import GenerateOptions
 from nmt.generation.translator import Translator
+from nmt.ranks import Ranks
 from nmt.text.scoring import bleu, chrf
 
 COMMAND = [sys.executable, "-m", "nmt.commands.generate"]
@@ -225,21 +224,36 @@ def test_importing_is_instant_and_lean() -> None:
     assert time.monotonic() - started < 20  # a generous bound for a busy machine; about 0.3 s alone
 
 
-def test_two_processes_merge_in_order(run_folder: Path, tmp_path: Path, translator: Translator) -> None:
+def test_two_processes_merge_in_order(
+    torchrun: Callable[..., Any], run_folder: Path, tmp_path: Path, translator: Translator
+) -> None:
     (tmp_path / "in").write_text("".join(f"{line}\n" for line in LINES))
-    arguments = [f"checkpoint={run_folder}", f"input={tmp_path}/in", f"output={tmp_path}/out", "buffer=3", "device=cpu"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # what torchrun sets
-    processes = [
-        subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, env={**os.environ, **group, "RANK": str(rank)})
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
+    command = ["-m", "nmt.commands.generate", f"checkpoint={run_folder}", "buffer=3", "device=cpu", "input=in"]
+    done = torchrun(*command, "output=out")
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "out").read_text().split("\n")[:-1] == translator.translate(LINES)
+
+
+@pytest.mark.slow
+def test_a_failing_process_ends_the_other(torchrun: Callable[..., Any], run_folder: Path, tmp_path: Path) -> None:
+    """The second process, which translates every other line, meets one that it cannot; the first could go on."""
+    (tmp_path / "in").write_text("".join(f"{line}\n" for line in LINES))
+    (tmp_path / "targets").write_text("".join(f"{'1 ' * (100 if i == 1 else 1)}\n" for i in range(len(LINES))))
+    command = ["-m", "nmt.commands.generate", f"checkpoint={run_folder}", "buffer=3", "device=cpu", "input=in"]
+    done = torchrun(*command, "output=out", "score_target=targets")
+    assert done.returncode != 0
+    assert done.stderr.count("nmt-generate: error: ") == 1
+    assert "nmt-generate: error: the target of line 2 has " in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "given", [["input=-"], ["input=in", "prefix=-"], ["input=in", "score_target=-"]], ids=lambda given: given[-1]
+)
+def test_processes_cannot_share_standard_input(given: list[str], run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "join", lambda device: Ranks(0, 2))
+    with pytest.raises(ConfigError, match=f"^{given[-1]}: several processes cannot share standard input; give a file$"):
+        run(*given)
 
 
 @pytest.mark.gpu

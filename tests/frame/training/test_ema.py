@@ -18,7 +18,7 @@ def model_of(value: float) -> nn.Module:
 def test_decay_grows_up_to_its_limit() -> None:
     """Decays min(0.5, (1 + n) / (10 + n)) of updates 1 to 20: 2/11, 3/12, 4/13, ..., and 0.5 from update 8 on."""
     model = model_of(0.0)
-    average = MovingAverage(model, 0.5)
+    average = MovingAverage(model.parameters(), 0.5)
     expected = 0.0
     for update in range(1, 21):
         nn.init.constant_(model.weight, float(update))
@@ -26,7 +26,7 @@ def test_decay_grows_up_to_its_limit() -> None:
         decay = min(0.5, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * update
     assert average.average[0].item() == pytest.approx(expected)
-    first = MovingAverage(model_of(0.0), 0.5)
+    first = MovingAverage(model_of(0.0).parameters(), 0.5)
     first.parameters[0].fill_(11.0)
     first.update(1)
     assert first.average[0].item() == pytest.approx(9.0)  # 2/11 of 0 + 9/11 of 11
@@ -34,7 +34,7 @@ def test_decay_grows_up_to_its_limit() -> None:
 
 def test_applied_swaps_the_weights_and_gives_them_back() -> None:
     model = model_of(4.0)
-    average = MovingAverage(model, 0.9)
+    average = MovingAverage(model.parameters(), 0.9)
     average.average[0].fill_(1.0)
     with average.applied():
         assert model.weight.item() == 1.0
@@ -52,7 +52,7 @@ def test_applied_swaps_the_weights_and_gives_them_back() -> None:
 
 def test_off_it_keeps_nothing() -> None:
     model = model_of(4.0)
-    average = MovingAverage(model, 0.0)
+    average = MovingAverage(model.parameters(), 0.0)
     average.update(1)
     assert average.average == []
     with average.applied():
@@ -61,7 +61,7 @@ def test_off_it_keeps_nothing() -> None:
 
 def test_average_is_no_alias_of_the_weights() -> None:
     model = model_of(4.0)
-    average = MovingAverage(model, 0.9)
+    average = MovingAverage(model.parameters(), 0.9)
     with torch.no_grad():
         model.weight.fill_(5.0)
     assert average.average[0].item() == 4.0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 from nmt.config import ConfigError, DataError
 from nmt.training.average import average_checkpoints
-from nmt.training.checkpoint import load_model, read_tensors, resolve_checkpoint, tensor_shapes
+from nmt.training.checkpoint import load_model, model_tensors, read_tensors, resolve_checkpoint, tensor_shapes
 from nmt.training.logger import RunLogger
 from nmt.training.run_folder import append_manifest
+from nmt.training.seal import seal
 
 FEW = settings(
     max_examples=settings.default.max_examples // 5, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -260,7 +265,7 @@ def test_a_run_with_a_hostile_configuration_does_not_go_on(
 def test_metrics_are_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "outside")
-    RunLogger(tmp_path / "run", 0).close()
+    RunLogger(tmp_path / "run", 0, 0).close()
     assert not (tmp_path / "outside").exists()
 
 
@@ -270,9 +275,12 @@ def test_any_metrics_are_read(data: st.DataObject, tmp_path: Path, spoilt_value:
     lines = [{"event": "train", "update": number, "loss": 1.5} for number in range(3)]
     text = "\n".join(json.dumps(line) for line in spoilt_value(data, lines)).encode()
     (tmp_path / "metrics.jsonl").write_bytes(spoilt_bytes(data, text))
-    RunLogger(tmp_path, 1).close()
-    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_bytes().splitlines()]
-    assert all(line["update"] <= 1 for line in kept)
+    lines_before = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")
+    log = RunLogger(tmp_path, 1, 2)
+    log.close()
+    kept = lines_before[:-1][:2]  # as they are, nothing reads them
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(line + b"\n" for line in kept)
+    assert log.lines == len(kept)
 
 
 @SOME
@@ -294,6 +302,21 @@ def learner(make_trainer: Callable[..., Any], run: Path, tmp_path_factory: pytes
     return make_trainer(f"run={folder}", "train.max_updates=12", "validate.every=3", "checkpoints.every=3").learner
 
 
+def reseal(checkpoint: Path, facts: dict[str, Any] | None = None) -> None:
+    """Seal a checkpoint again after something was changed, so that what the seal does not see is looked at."""
+    path = checkpoint / "training.json"
+    facts = json.loads(path.read_text()) if facts is None else facts
+    seal({key: value for key, value in facts.items() if key not in ("files", "sha256")}, path)
+
+
+def everything(learner: Any) -> dict[str, Any]:
+    """What `restore` changes, as it is now."""
+    tensors = {name: tensor.clone() for name, tensor in model_tensors(learner.model).items()}
+    average = [tensor.clone() for tensor in learner.average.average]
+    state = copy.deepcopy((learner.optimizer.state_dict(), learner.scaler.state_dict(), asdict(learner.progress)))
+    return {"tensors": tensors, "average": average, "state": state, "random": torch.get_rng_state()}
+
+
 @FEW
 @given(data=st.data())
 def test_any_state_goes_on_or_is_refused(
@@ -301,9 +324,48 @@ def test_any_state_goes_on_or_is_refused(
 ) -> None:
     folder = tmp_path / "checkpoint"
     shutil.copytree(run / "checkpoints" / "last", folder, dirs_exist_ok=True)
-    facts = json.loads((folder / "training.json").read_text())
-    (folder / "training.json").write_text(json.dumps(spoilt_value(data, facts)))
+    path = folder / "training.json"
+    facts = json.loads(path.read_text())
+    spoilt = spoilt_value(data, facts)
+    path.write_text(json.dumps(spoilt))
     only_refused(lambda: learner.restore(folder))
+    if isinstance(spoilt, dict):
+        reseal(folder, spoilt)
+        only_refused(lambda: learner.restore(folder))
+
+
+@pytest.mark.parametrize("name", ["../last/model.safetensors", "/etc/passwd", "..", ".", "", "a\0b"])
+def test_a_seal_names_files_of_its_folder_only(name: str, checkpoint: Path, learner: Any) -> None:
+    path = checkpoint / "training.json"
+    facts = json.loads(path.read_text())
+    facts["files"][name] = "0" * 64
+    path.write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=r"training\.json: not the state .* outside of the checkpoint\)$"):
+        learner.restore(checkpoint)
+
+
+def test_a_pipe_beside_a_checkpoint_is_not_waited_for(checkpoint: Path, learner: Any) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    os.mkfifo(checkpoint / "model.safetensors")
+    with pytest.raises(DataError, match=r"model\.safetensors: cannot be read \(not a regular file\)"):
+        learner.restore(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ranking", [[1.0, "../../elsewhere"]], "progress.ranking names something outside of the run"),
+        ("windows", [{"os": 1}], "progress.windows[0] must hold exactly the keys sums, figures"),
+        ("lines", -2, "progress.lines must be a int and not -2"),
+        ("update", "1", "progress.update must be a int and not '1'"),
+    ],
+)
+def test_a_hostile_progress(key: str, value: object, message: str, checkpoint: Path, learner: Any) -> None:
+    facts = json.loads((checkpoint / "training.json").read_text())
+    facts["progress"][key] = value
+    reseal(checkpoint, facts)
+    with pytest.raises(DataError, match=rf"training\.json: not the state of a training run \({re.escape(message)}"):
+        learner.restore(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +386,7 @@ def test_settings_of_an_optimizer_that_fit_nothing(
     facts = json.loads(path.read_text())
     group = facts["param_groups"][0]
     group[key] = group["params"][::-1] if value == "swapped" else value
-    path.write_text(json.dumps(facts))
+    reseal(checkpoint, facts)
     with pytest.raises(DataError, match=message):
         learner.restore(checkpoint)
 
@@ -347,5 +409,8 @@ def test_tensors_of_a_state_that_fit_nothing(name: str, tensor: Any, checkpoint:
     tensors = load_file(path)
     tensors.pop(name, None)
     save_file(tensors if tensor is None else {**tensors, name: tensor}, path)
-    with pytest.raises(DataError, match=r"training\.safetensors: "):
+    reseal(checkpoint)
+    before = everything(learner)
+    with pytest.raises(DataError, match=r"training\.safetensors: (?!damaged)"):
         learner.restore(checkpoint)
+    assert_close(everything(learner), before, rtol=0, atol=0)  # nothing is half restored

@@ -19,7 +19,7 @@ def lines(folder: Path) -> list[dict[str, object]]:
 
 
 def test_lines_at_once_and_not_a_number_as_null(tmp_path: Path) -> None:
-    log = RunLogger(tmp_path, 0)
+    log = RunLogger(tmp_path, 0, 0)
     log.write("train", 1, {"loss": 2.5, "grad_norm": math.inf})
     assert lines(tmp_path) == [{"event": "train", "update": 1, "loss": 2.5, "grad_norm": None}]  # before it is closed
     log.close()
@@ -27,13 +27,13 @@ def test_lines_at_once_and_not_a_number_as_null(tmp_path: Path) -> None:
 
 
 def test_resume_drops_what_comes_again_and_half_a_line(tmp_path: Path) -> None:
-    log = RunLogger(tmp_path, 0)
+    log = RunLogger(tmp_path, 0, 0)
     for update in (1, 2, 3):
         log.write("train", update, {"loss": float(update)})
     log.close()
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"event": "train", "upd')
-    log = RunLogger(tmp_path, 2)
+    log = RunLogger(tmp_path, 2, 2)
     log.write("train", 3, {"loss": 30.0})
     log.close()
     assert [(line["update"], line["loss"]) for line in lines(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
@@ -44,7 +44,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    log = RunLogger(tmp_path, 0)
+    log = RunLogger(tmp_path, 0, 0)
     values = {"loss": 1.2345, "ppl": 3.4, "lr": 0.001, "tokens_per_second": 1234.0, "updates_per_second": 2.0}
     log.progress(1, 10, 50, 10, values)
     assert caplog.messages == []

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from nmt.config import ConfigError, DataError
+from nmt.config import ConfigError
 from nmt.training.trainer import Trainer
 
 UPDATES = 24
@@ -32,6 +32,7 @@ VARIANTS = {
     "adamw": ["optimizer=adamw", "schedule.warmup_updates=10"],
     "random segmentation": [*NOISE, "subword.alpha=0.3"],
     "bf16": [*NOISE, "train.precision=bf16"],
+    "fp16": [*NOISE, "train.precision=fp16"],
 }
 
 
@@ -47,6 +48,18 @@ def whole(train, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         return runs[variant]
 
     return get
+
+
+def test_figures_of_several_updates_go_on(train, tmp_path: Path, read_metrics) -> None:
+    """A line of the log that covers updates of two starts is the one of a single start."""
+    overrides = ["train.log_every=4", *NOISE]
+    for end in (6, 9, 16):
+        train(f"run={tmp_path / 'parts'}", f"train.max_updates={end}", *overrides)
+    train(f"run={tmp_path / 'whole'}", "train.max_updates=16", *overrides)
+    names = ("update", "loss", "nll", "ppl", "grad_norm", "tokens", "target_padding")
+    lines = [[[line[name] for name in names] for line in read_metrics(tmp_path / run)] for run in ("parts", "whole")]
+    assert lines[0] == lines[1]
+    assert [line[0] for line in lines[0]] == [4, 8, 11, 12, 16]  # update 11 ends the epoch
 
 
 def assert_same(got: Path, expected: Path, read_metrics) -> None:
@@ -163,23 +176,6 @@ def test_finished_run_says_so(train, tmp_path: Path, caplog: pytest.LogCaptureFi
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("training.json", "{}", r"training\.json: not the state of a training run"),
-        ("training.json", "x", r"training\.json: not the state of a training run"),
-        ("training.safetensors", "x", r"training\.safetensors: truncated or not a safetensors file"),
-        ("model.safetensors", "x", r"model\.safetensors: truncated or not a safetensors file"),
-    ],
-)
-def test_damaged_state_is_one_line(file: str, text: str, message: str, train, tmp_path: Path) -> None:
-    overrides = [f"run={tmp_path / 'run'}", "checkpoints.keep_last=1"]
-    train(*overrides, "train.max_updates=1")
-    (tmp_path / "run" / "checkpoints" / "last" / file).write_text(text)
-    with pytest.raises(DataError, match=message):
-        train(*overrides, "train.max_updates=2")
-
-
 # --- as a process -----------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +188,8 @@ def command(digits: Path, run: Path, *overrides: str) -> list[str]:
 def test_terminated_process_saves_and_the_same_command_goes_on(digits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(
-        command(digits, run),
+        command(digits, run, "batch.workers=1"),
+        start_new_session=True,
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -203,9 +200,9 @@ def test_terminated_process_saves_and_the_same_command_goes_on(digits: Path, tmp
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "no update within two minutes"
         time.sleep(0.05)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # as batch systems do: the workers get it too
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "the same command goes on" in said
     assert "Traceback" not in said
     done = int((run / "checkpoints" / "last").resolve().name.removeprefix("update-"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Callable
@@ -13,12 +14,14 @@ import torch
 from omegaconf import OmegaConf
 
 from nmt.config import ConfigError, DataError
+from nmt.files import remove_leftovers
 from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest, flatten
 
 CONFIG = {"model": {"dropout": 0.1, "layers": 2}, "train": {"max_updates": 5}, "run": "x", "threads": 1}
 
 
 def adopt(folder: Path, *, extendable: bool = True, **changes: Any) -> None:
+    folder.mkdir(exist_ok=True)  # as the lock does
     config = OmegaConf.create(CONFIG)
     for key, value in changes.items():
         OmegaConf.update(config, key.replace("__", "."), value, force_add=True)
@@ -122,15 +125,12 @@ def test_only_the_last_two_can_be_continued(tmp_path: Path) -> None:
     for update in (1, 2, 3, 4):
         save(store, update, [])
     assert [p.name for p in store.numbered() if (p / "training.json").exists()] == [store.name(3), store.name(4)]
-    assert store.last() == tmp_path / store.name(4)
-    (tmp_path / store.name(4) / "training.safetensors").unlink()
-    assert store.last() == tmp_path / store.name(3)
     assert not (tmp_path / "best").exists()  # nothing was validated
 
 
 def test_a_new_store_is_empty(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "none", keep_last=1, keep_best=1)
-    assert (store.numbered(), store.last()) == ([], None)
+    assert (store.numbered(), store.newest_first()) == ([], [])
 
 
 def test_half_written_leftovers_are_removed(tmp_path: Path) -> None:
@@ -138,5 +138,27 @@ def test_half_written_leftovers_are_removed(tmp_path: Path) -> None:
     save(store, 1, [1])
     (tmp_path / ".update-00000002.77.tmp").mkdir()
     (tmp_path / ".last.77.tmp").symlink_to("update-00000001")
-    store.clean()
+    remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "last", "update-00000001"]
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulate", "extendable", "message"),
+    [
+        (1, 4, False, None),  # as many batches an update as before
+        (4, 1, False, None),
+        (1, 2, True, None),  # fewer, by another number of processes
+        (1, 2, False, r"\(processes x train\.accumulate: 4 there, 2 now\)"),
+        (2, 1, True, r"\(train\.accumulate: 2 there, 1 now\)"),
+    ],
+)
+def test_batches_of_an_update(
+    processes: int, accumulate: int, extendable: bool, message: str | None, tmp_path: Path
+) -> None:
+    """Two processes began with two batches each."""
+    adopt_config(tmp_path, OmegaConf.create({"train": {"accumulate": 2}}), extendable=True, processes=2)
+    (tmp_path / "manifest.json").write_text('[{"processes": 1}, {"processes": 2}]')
+    config = OmegaConf.create({"train": {"accumulate": accumulate}})
+    refused: Any = contextlib.nullcontext() if message is None else pytest.raises(ConfigError, match=message)
+    with refused:
+        adopt_config(tmp_path, config, extendable=extendable, processes=processes)

@@ -66,6 +66,7 @@ def test_seed_decides(train, tmp_path: Path, read_metrics) -> None:
 
 def test_files_of_a_run(run: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.yaml",
         "manifest.json",
@@ -230,6 +231,11 @@ def test_non_finite_loss_leaves_the_last_checkpoint_valid(make_trainer, tmp_path
         (["train.max_updates=1", "schedule=cosine", "schedule.final_factor=2"], "schedule.final_factor=2.0 is out of"),
         (["train.max_updates=1", "batch.max_tokens=2"], "no training pair is left"),
         (["train.max_updates=1", "corpus=/nowhere"], "/nowhere"),
+        (
+            ["train.max_updates=1", "train.parallel=shard", "train.precision=fp16"],
+            "train.parallel=shard does not go with train.precision=fp16; valid option: train.parallel=replicate",
+        ),
+        (["train.max_updates=1", "train.parallel=shard", "compile=true"], "does not go with compile=true"),
     ],
 )
 def test_mistakes_leave_no_folder(overrides: list[str], message: str, make_trainer, tmp_path: Path) -> None:

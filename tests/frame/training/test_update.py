@@ -16,9 +16,11 @@ from torch.testing import assert_close
 from nmt.config import compose, parse_options
 from nmt.data.batch import Batch, make_batch
 from nmt.data.corpus import Corpus
+from nmt.ranks import Ranks
 from nmt.registry import build
 from nmt.training.ema import MovingAverage
 from nmt.training.options import LoopOptions, Precision
+from nmt.training.parallel import Replicas
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import TrainingError, Updater
 
@@ -41,7 +43,8 @@ def make_updater(make_model) -> Callable[..., Updater]:
         if adam:
             optimizer = build("optimizer", {"name": "adam"}, key="k", parameters=model.parameters())
         scaler = torch.amp.GradScaler("cpu", enabled=values.precision is Precision.fp16)
-        learner = Learner(model, optimizer, scaler, MovingAverage(model, 0.0), Progress())
+        parallel = Replicas(model, Ranks(), torch.device("cpu"))
+        learner = Learner(parallel, optimizer, scaler, MovingAverage(model.parameters(), 0.0), Progress())
         return Updater(
             learner, build("criterion", {"name": "cross_entropy"}, key="k"), model, values, torch.device("cpu")
         )
@@ -144,7 +147,7 @@ def test_fp16_skips_an_overflow_and_halves_the_scale(make_updater, batches) -> N
     assert learner.progress.skipped == 1
     assert {int(state["step"]) for state in learner.optimizer.state.values()} == {1}
     assert not updater(batches([2, 3]), lr=1e-3).skipped
-    assert updater.skipped_in_a_row == 0
+    assert updater.learner.progress.skipped_in_a_row == 0
 
 
 def test_fp16_stops_after_too_many_overflows(make_updater, batches) -> None:

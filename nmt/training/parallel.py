@@ -1,0 +1,150 @@
+"""How processes share the training of one model: a replica each, or a shard each (``train.parallel``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nmt.data.batch import Batch
+from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.ranks import Ranks
+from nmt.training.checkpoint import load_tensors, model_tensors
+from nmt.training.options import Parallel
+
+NORMALISER = 4096.0
+"""With several processes the losses are divided by this before the backward passes, and the gradients by the rest when
+the number of target tokens of all processes is known. A power of two rounds nothing, and this one is near the size of a
+batch, which keeps the gradients of fp16 in range."""
+
+BUCKET_ELEMENTS = 1 << 24
+"""Gradients that are summed over the processes in one piece: 64 MiB in float32."""
+
+
+class Replicas:
+    """Every process holds the whole model; gradients are summed when the backward passes are over.
+
+    Attributes:
+        model: what is trained.
+        ranks: the processes.
+        parameters: what the optimiser of this process updates.
+    """
+
+    def __init__(self, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.ranks = ranks
+        self.parameters = list(self.model.parameters())
+
+    # --- an update ----------------------------------------------------------------------------------------------------
+
+    def divisor(self, num_tokens: int) -> float:
+        """What the loss is divided by before the backward pass of a process that has so many target tokens."""
+        return num_tokens if self.ranks.world == 1 else NORMALISER
+
+    def filled(self, batches: Sequence[Batch], rounds: int) -> Sequence[Batch]:
+        """The batches that this process runs where each process has at most ``rounds`` of them."""
+        return batches
+
+    def reduce(self, num_tokens: int, stop: bool) -> tuple[int, bool]:
+        """Make the gradients those of the mean loss per target token of all processes.
+
+        A parameter that no process used keeps no gradient, so that the optimiser leaves it alone, as with one process.
+
+        Args:
+            num_tokens: target tokens of this process.
+            stop: this process was asked to stop.
+
+        Returns:
+            Target tokens of all processes, and whether any was asked to stop.
+        """
+        if self.ranks.world == 1:
+            return num_tokens, stop
+        present = [int(p.grad is not None) for p in self.parameters]
+        total, stops, *counts = self.ranks.sum([num_tokens, int(stop), *present])
+        for bucket in _buckets([p for p, count in zip(self.parameters, counts) if count]):
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+            flat = torch.cat([grad.flatten() for grad in grads])
+            self.ranks.all_reduce(flat)
+            flat *= NORMALISER / total
+            for parameter, grad in zip(bucket, torch.split(flat, [p.numel() for p in bucket])):
+                parameter.grad = grad.view_as(parameter)
+        return total, stops > 0
+
+    def grad_norm(self) -> Tensor:
+        """The norm of all gradients together."""
+        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        self.model.zero_grad(set_to_none=True)
+
+    # --- whole tensors and what of them lies here ---------------------------------------------------------------------
+
+    def shape(self, parameter: Tensor) -> torch.Size:
+        """The shape of the whole of which this process holds a part as a parameter."""
+        return parameter.shape
+
+    def whole(self, parameter: Tensor, tensor: Tensor) -> Tensor:
+        """All of a tensor of which this process holds the part that goes with its part of a parameter."""
+        return tensor
+
+    def part(self, parameter: Tensor, tensor: Tensor) -> Tensor:
+        """The inverse of ``whole``."""
+        return tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole model by name, as ``model_tensors``; may be empty on all processes but the first."""
+        return model_tensors(self.model)
+
+    def local(self) -> dict[str, Tensor]:
+        """What of the model lies here, by name."""
+        return model_tensors(self.model)
+
+    def load(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """Copy whole tensors into the model; names and shapes must be exactly the model's.
+
+        Raises:
+            DataError: a tensor is missing, unknown or of another shape; the model is as it was.
+        """
+        load_tensors(self.model, tensors, path)
+
+    @contextmanager
+    def evaluated(self) -> Iterator[EncoderDecoder]:
+        """A whole model with the weights of now, to validate with."""
+        yield self.model
+
+
+def distribute(parallel: Parallel, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> Replicas:
+    """Give every process its part in the training of a model.
+
+    Args:
+        parallel: how; one process alone has the whole model either way.
+        model: on the CPU, the same in every process.
+        ranks: the processes.
+        device: of this process.
+
+    Raises:
+        ConfigError: the model cannot be trained in that way.
+    """
+    if parallel is Parallel.replicate or ranks.world == 1:
+        return Replicas(model, ranks, device)
+    from nmt.training.shards import Shards  # importing FSDP takes half as long as importing torch
+
+    return Shards(model, ranks, device)
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Parameters in pieces of about ``BUCKET_ELEMENTS`` values."""
+    bucket: list[nn.Parameter] = []
+    size = 0
+    for parameter in parameters:
+        bucket.append(parameter)
+        size += parameter.numel()
+        if size >= BUCKET_ELEMENTS:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket

@@ -1,0 +1,166 @@
+"""Training with one model in shards, a part of it in each process (FSDP2)."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from nmt.config import ConfigError
+from nmt.data.batch import Batch
+from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.interfaces import Layer, Stack
+from nmt.ranks import Ranks, exchanging
+from nmt.text.vocabulary import BOS, EOS, PAD
+from nmt.training.checkpoint import check_tensors, model_tensors
+from nmt.training.parallel import NORMALISER, Replicas
+
+
+class Shards(Replicas):
+    """Every process holds a part of each parameter, of its gradient and of the optimiser's state (FSDP2).
+
+    Zhao et al. 2023, arXiv:2304.11277. Each layer is gathered when it runs and scattered again; what belongs to no
+    layer (embeddings, the output) stays whole from the forward to the backward pass, so that the output's loss and
+    tied matrices find it. Optimiser and moving average work on the plain tensors that lie here, so those that treat
+    every value by itself need not know.
+
+    Raises:
+        ConfigError: a stack skips layers at random, or this version of torch cannot.
+    """
+
+    def __init__(self, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
+        if any(stack.skips_layers for stack in model.modules() if isinstance(stack, Stack)):
+            raise ConfigError(
+                "train.parallel=shard: all processes must run the same layers, but layer_drop skips some at random; "
+                "give layer_drop=0 or train.parallel=replicate"
+            )
+        mesh = init_device_mesh(device.type, (ranks.world,))
+        if device.type == "cpu":
+            _probe(mesh)
+        self.device = device
+        self._plain = copy.deepcopy(model)
+        units = [*_own_layers(model), model]
+        for unit in units:
+            fully_shard(unit, mesh=mesh)
+        for unit in units:
+            assert isinstance(unit, FSDPModule)
+            unit.unshard()  # the first time lays the shards out for good
+            unit.reshard()
+        self.model = model
+        self.ranks = ranks
+        self._sharded = list(model.parameters())
+        self.parameters = [nn.Parameter(_local(p.detach()), requires_grad=p.requires_grad) for p in self._sharded]
+        self._of = dict(zip(self.parameters, self._sharded))
+
+    def filled(self, batches: Sequence[Batch], rounds: int) -> Sequence[Batch]:
+        # Layers are gathered together: who has fewer batches than others runs some without target tokens.
+        return [*batches, *[_blank()] * (rounds - len(batches))]
+
+    def reduce(self, num_tokens: int, stop: bool) -> tuple[int, bool]:
+        total, stops = self.ranks.sum([num_tokens, int(stop)])
+        for own, sharded in self._of.items():
+            assert own.data_ptr() == _local(sharded).data_ptr(), "the shards were moved"
+            # The backward pass has left the mean over the processes.
+            own.grad = None if sharded.grad is None else _local(sharded.grad) * (NORMALISER * self.ranks.world / total)
+        return total, stops > 0
+
+    def grad_norm(self) -> Tensor:
+        squares = super().grad_norm().square()
+        self.ranks.all_reduce(squares)
+        return squares.sqrt()
+
+    def zero_grad(self) -> None:
+        super().zero_grad()
+        for own in self.parameters:
+            own.grad = None
+
+    def shape(self, parameter: Tensor) -> torch.Size:
+        return self._of[parameter].shape  # type: ignore[index]
+
+    def whole(self, parameter: Tensor, tensor: Tensor) -> Tensor:
+        if tensor.shape != parameter.shape:
+            return tensor  # a count, say: the same everywhere
+        like = self._of[parameter]  # type: ignore[index]
+        assert isinstance(like, DTensor)
+        spread = DTensor.from_local(
+            tensor, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )
+        with exchanging():
+            return spread.full_tensor()
+
+    def part(self, parameter: Tensor, tensor: Tensor) -> Tensor:
+        like = self._of[parameter]  # type: ignore[index]
+        return self._rows(tensor) if tensor.shape == like.shape else tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: tensor.cpu() for name, tensor in self._wholes() if self.ranks.first}
+
+    def local(self) -> dict[str, Tensor]:
+        return {name: _local(tensor) for name, tensor in model_tensors(self.model).items()}
+
+    def load(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        own = model_tensors(self.model)
+        check_tensors(own, tensors, path)
+        for name, tensor in own.items():
+            _local(tensor).copy_(self._rows(tensors[name]) if isinstance(tensor, DTensor) else tensors[name])
+
+    @contextmanager
+    def evaluated(self) -> Iterator[EncoderDecoder]:
+        own = model_tensors(self._plain.to(self.device))
+        for name, tensor in self._wholes():
+            own[name].copy_(tensor)
+        try:
+            yield self._plain
+        finally:
+            self._plain.cpu()
+
+    def _wholes(self) -> Iterator[tuple[str, Tensor]]:
+        """The whole tensors of the model, one after the other; every process must take all."""
+        with exchanging():
+            for name, tensor in model_tensors(self.model).items():
+                yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def _rows(self, tensor: Tensor) -> Tensor:
+        """The rows of a whole tensor that belong here, as FSDP2 deals them out: the last processes may get fewer."""
+        each = -(-tensor.size(0) // self.ranks.world)
+        return tensor[each * self.ranks.rank : each * (self.ranks.rank + 1)].clone()  # the whole can go
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """What of a tensor lies in this process."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _own_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers whose parameters nothing else has; others stay with the model as a whole."""
+    layers = [module for module in model.modules() if isinstance(module, Layer)]
+    inside = {module for layer in layers for module in layer.modules()}
+    holders = Counter(p for layer in layers for p in layer.parameters())
+    holders.update(p for m in model.modules() if m not in inside for p in m.parameters(recurse=False))
+    return [layer for layer in layers if all(holders[p] == 1 for p in layer.parameters())]
+
+
+def _blank() -> Batch:
+    """A batch without target tokens: its loss and gradients are zero."""
+    return Batch(torch.tensor([[EOS]]), torch.tensor([[BOS]]), torch.tensor([[PAD]]), num_tokens=0, ids=[])
+
+
+def _probe(mesh: DeviceMesh) -> None:
+    """See whether gloo of this version of torch can do what sharding needs."""
+    module = nn.Linear(2, 2)
+    fully_shard(module, mesh=mesh)
+    try:
+        module(torch.ones(1, 2)).sum().backward()
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"train.parallel=shard: torch {torch.__version__} cannot shard on a CPU; "
+            "give train.parallel=replicate, or install a newer torch"
+        ) from error

@@ -1,0 +1,173 @@
+"""Two processes that train together: like one that takes as many batches, and no process outlives another."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from nmt.config import ConfigError, compose, parse_options
+from nmt.ranks import Ranks
+from nmt.training.options import TrainOptions
+from nmt.training.shards import Shards, _own_layers
+from nmt.training.trainer import Trainer
+
+HERE = Path(__file__).parent
+FAULTY, TWO_PROCESSES = str(HERE / "faulty.py"), str(HERE / "two_processes.py")
+
+SHORT = [
+    "model=tiny",
+    *(f"model.{side}.{key}" for side in ("encoder", "decoder") for key in ("embed_dim=16", "num_heads=2")),
+    "model.encoder.ffn_dim=25",  # an odd number of rows, which shards unevenly
+    "model.decoder.ffn_dim=24",
+    "model.embedding.max_positions=64",
+    *("batch.max_length=32", "batch.max_tokens=128", "train.log_every=2", "validate.max_tokens=40"),
+    *("optimizer.lr=1e-3", "schedule.warmup_updates=4", "train.ema=0.8", "train.clip_norm=0.5", "device=cpu"),
+    *("validate.metric=loss", "validate.translate=false"),
+]
+# Softmax does not see a bias of the keys: its gradient is rounding noise, which Adam scales up to full steps.
+EQUAL = [
+    *SHORT,
+    "model.dropout=0",
+    *(f"model.{part}.bias=false" for part in ("encoder.self_attention", "decoder.self_attention")),
+    "model.decoder.cross_attention.bias=false",
+    *("train.max_epochs=2", "validate.every=4"),
+]
+
+Start = Callable[..., CompletedProcess[str]]
+
+
+def errors(done: CompletedProcess[str]) -> list[str]:
+    return re.findall(r"^nmt-\w+: error: .*$", done.stderr, re.MULTILINE)
+
+
+def assert_alike(got: Path, expected: Path, read_metrics: Any) -> None:
+    """The same figures at every logged update and validation, the same weights, averages and moments."""
+    for event, names in (("train", ["loss", "nll", "grad_norm", "lr", "tokens"]), ("valid", ["nll", "bleu", "chrf"])):
+        rows = [
+            [line[name] for line in read_metrics(run, event) for name in ("update", *names) if name in line]
+            for run in (got, expected)
+        ]
+        assert rows[0] == pytest.approx(rows[1], rel=1e-4)
+    for name in ("model.safetensors", "training.safetensors"):
+        tensors = [load_file(run / "checkpoints" / "last" / name) for run in (got, expected)]
+        tensors = [{k: t for k, t in of_run.items() if not k.startswith("random.")} for of_run in tensors]
+        assert_close(tensors[0], tensors[1], rtol=1e-3, atol=2e-5)
+    best = [(run / "checkpoints" / "best").resolve().name for run in (got, expected)]
+    assert best[0] == best[1]
+
+
+def alone(*overrides: str) -> Trainer:
+    """One process, here."""
+    config = compose("train", [*overrides])
+    trainer = Trainer(parse_options(TrainOptions, config), config)
+    trainer.fit()
+    return trainer
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_that_accumulates(
+    torchrun: Start, digits: Path, read_metrics: Any, tmp_path: Path
+) -> None:
+    """Eleven batches an epoch: the last update of an epoch has one batch, or three for four places."""
+    given = [f"corpus={digits}", *EQUAL, "validate.translate=true", "validate.beam=2", "checkpoints.average=2"]
+    sweep = ["train.parallel=replicate,shard", "train.accumulate=1,2", "run=${train.parallel}.${train.accumulate}"]
+    done = torchrun("-m", "nmt.commands.train", "--multirun", *given, *sweep)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(": finished after ") == 4, "one process speaks for both"
+    for accumulate in (1, 2):
+        one = tmp_path / f"one.{accumulate}"
+        trainer = alone(*given, f"train.accumulate={2 * accumulate}", f"run={one}")
+        assert trainer.batches.num_batches(1) == 11, "the test stands on this"
+        for parallel in ("replicate", "shard"):
+            assert_alike(tmp_path / f"Parallel.{parallel}.{accumulate}", one, read_metrics)
+    [entry] = json.loads((tmp_path / "Parallel.shard.2" / "manifest.json").read_text(encoding="utf-8"))
+    assert entry["processes"] == 2
+
+
+@pytest.mark.slow
+def test_going_on_with_as_many_or_other_processes(
+    torchrun: Start, digits: Path, read_metrics: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(FAULTY, tmp_path)
+    given = [f"corpus={digits}", *EQUAL]
+    for name in ("more", "sharded"):
+        alone(*given, "train.accumulate=2", "train.max_updates=4", f"run={tmp_path / name}")
+    done = torchrun(TWO_PROCESSES, *given)
+    assert done.returncode == 0, done.stderr
+
+    for name in ("longer", "stopped"):  # bit for bit, with dropout and skipped layers that differ by process
+        got, expected = (load_file(tmp_path / r / "checkpoints/last/training.safetensors") for r in (name, "whole"))
+        assert_close(got, expected, rtol=0, atol=0)
+        assert not torch.equal(got["random.cpu"], got["random.cpu.1"])
+    # Asked in its third update, the second process tells the first one in the fourth.
+    assert [(tmp_path / f"stopped.{rank}").read_text() for rank in (0, 1)] == ["update-00000004"] * 2
+
+    one = alone(*given, "train.accumulate=2", "train.max_updates=16", f"run={tmp_path / 'one'}")
+    for name in ("fewer", "unsharded"):
+        alone(*given, "train.accumulate=2", "train.max_updates=16", f"run={tmp_path / name}")
+    for name in ("fewer", "unsharded", "more", "sharded"):
+        assert_alike(tmp_path / name, tmp_path / "one", read_metrics)
+    assert "batches from now on" not in caplog.text + done.stderr
+
+    suspects = list(one.batches.epoch(1, rank=1, world=2))[2].ids
+    listed = ", ".join(map(str, suspects[:8]))
+    messages = [(tmp_path / f"broken.{rank}").read_text() for rank in (0, 1)]
+    assert messages[0] == messages[1]
+    assert f"a non-finite gradient at update 3 (epoch 1), loss nan, training sentences {listed}" in messages[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "parallel", "message"),
+    [
+        ("memory", "replicate", "nmt-train: error: out of memory at update 3 with a batch of "),
+        ("error", "shard", "nmt-train: error: the second process cannot go on"),
+        ("SIGKILL", "replicate", "nmt-train: error: another process of this run has ended without a word "),
+    ],
+)
+def test_no_process_outlives_another(
+    fault: str, parallel: str, message: str, torchrun: Start, digits: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("FAULT", fault)
+    shutil.copy(FAULTY, tmp_path)
+    given = [f"corpus={digits}", *EQUAL, "plugins=[faulty]", "criterion.name=faulty", f"train.parallel={parallel}"]
+    done = torchrun("-m", "nmt.commands.train", *given, "run=run", "train.max_updates=16", "checkpoints.every=2")
+    assert done.returncode != 0
+    [said] = errors(done)
+    assert said.startswith(message)
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["last", "update-00000002"]
+
+
+def test_a_mistake_is_reported_once(torchrun: Start, run: Path, digits: Path) -> None:
+    """That the run exists with another configuration is found by the first process alone."""
+    done = torchrun("-m", "nmt.commands.train", f"corpus={digits}", *EQUAL, f"run={run}")
+    assert done.returncode != 0
+    [said] = errors(done)
+    assert said.startswith(f"nmt-train: error: run={run} exists with another configuration (")
+
+
+def test_layers_that_are_skipped_cannot_be_shards(make_model: Any) -> None:
+    model = make_model("model.decoder.stack.layer_drop=0.1")
+    with pytest.raises(
+        ConfigError, match=r"^train\.parallel=shard: all processes must run the same layers, but layer_"
+    ):
+        Shards(model, Ranks(0, 2), torch.device("cpu"))
+
+
+def test_layers_that_share_parameters_stay_with_the_model(make_model: Any) -> None:
+    model = make_model()
+    layers = [*model.encoder.layers, *model.decoder.stack.layers]
+    assert _own_layers(model) == layers
+    layers[0].feed_forward = layers[1].feed_forward
+    assert _own_layers(model) == layers[2:]
