@@ -44,7 +44,7 @@ def updates_seconds(trainer: Trainer, batches: list[Any]) -> float:
     """Seconds of one update for each batch."""
     begin = time.perf_counter()
     for batch in batches:
-        trainer.updater([batch], 1e-5)
+        trainer.updater([batch], 1e-5, rounds=1, stop=False)
     return time.perf_counter() - begin
 
 
