@@ -1,4 +1,7 @@
-"""A plug-in whose criterion makes the second process fail, once, in its third training pass: ``FAULT`` says how."""
+"""A plug-in whose criterion makes the second process fail, once, in its third training pass: ``FAULT`` says how.
+
+``validation``: it is asked to stop in its first validation.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,16 @@ class Faulty(CrossEntropy):
     def main(self, model: EncoderDecoder, output: ModelOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.passes += self.training
         loss, sums = super().main(model, output, batch)
-        if self.passes != 3 or os.environ.get("RANK") != "1":
+        in_validation = os.environ.get("FAULT") == "validation"
+        if os.environ.get("RANK") != "1" or (self.training if in_validation else self.passes != 3):
             return loss, sums
         fault = os.environ.pop("FAULT", "")
         if fault == "error":
             raise ValueError("the second process cannot go on")
         if fault == "memory":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-        if fault in ("SIGTERM", "SIGKILL"):
-            os.kill(os.getpid(), signal.Signals[fault])
+        if fault in ("SIGTERM", "SIGKILL", "validation"):
+            os.kill(os.getpid(), signal.SIGKILL if fault == "SIGKILL" else signal.SIGTERM)
         if fault == "nan":
             return loss * math.nan, {name: value * math.nan for name, value in sums.items()}
         return loss, sums

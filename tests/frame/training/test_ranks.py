@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from nmt.config import ConfigError, compose, parse_options
+from nmt.config import ConfigError, DataError, compose, parse_options
 from nmt.ranks import Ranks
 from nmt.training.options import TrainOptions
 from nmt.training.shards import Shards, _own_layers
 from nmt.training.trainer import Trainer
+from nmt.training.window import Window, dealt, gathered
 
 HERE = Path(__file__).parent
 FAULTY, TWO_PROCESSES = str(HERE / "faulty.py"), str(HERE / "two_processes.py")
@@ -66,6 +67,12 @@ def assert_alike(got: Path, expected: Path, read_metrics: Any) -> None:
     assert best[0] == best[1]
 
 
+def figures(run: Path, event: str, read_metrics: Any) -> list[dict[str, Any]]:
+    """The lines of the log without times."""
+    times = ("seconds", "tokens_per_second", "updates_per_second", "peak_mib")
+    return [{k: v for k, v in line.items() if k not in times} for line in read_metrics(run, event)]
+
+
 def alone(*overrides: str) -> Trainer:
     """One process, here."""
     config = compose("train", [*overrides])
@@ -105,12 +112,22 @@ def test_going_on_with_as_many_or_other_processes(
     done = torchrun(TWO_PROCESSES, *given)
     assert done.returncode == 0, done.stderr
 
-    for name in ("longer", "stopped"):  # bit for bit, with dropout and skipped layers that differ by process
+    names = ("longer", "stopped", "broken_off", "damaged")
+    for name in names:  # bit for bit, with dropout and skipped layers that differ by process
         got, expected = (load_file(tmp_path / r / "checkpoints/last/training.safetensors") for r in (name, "whole"))
         assert_close(got, expected, rtol=0, atol=0)
         assert not torch.equal(got["random.cpu"], got["random.cpu.1"])
+        for event in ("train", "valid"):  # also the lines that cover updates of two starts
+            lines, wanted = (figures(tmp_path / r, event, read_metrics) for r in (name, "whole"))
+            ended = (5,) if (name, event) == ("longer", "valid") else ()  # where the first start ended
+            assert [line for line in lines if line["update"] not in ended] == wanted
     # Asked in its third update, the second process tells the first one in the fourth.
     assert [(tmp_path / f"stopped.{rank}").read_text() for rank in (0, 1)] == ["update-00000004"] * 2
+
+    # The signal came to the second process in the validation after the fourth update.
+    assert [(tmp_path / f"broken_off.{rank}").read_text() for rank in (0, 1)] == ["update-00000004 train train"] * 2
+    assert done.stderr.count("is set aside as damaged-update-00000008, training goes on from update-00000006") == 1
+    assert (tmp_path / "damaged" / "checkpoints" / "damaged-update-00000008").is_dir()
 
     one = alone(*given, "train.accumulate=2", "train.max_updates=16", f"run={tmp_path / 'one'}")
     for name in ("fewer", "unsharded"):
@@ -155,6 +172,41 @@ def test_a_mistake_is_reported_once(torchrun: Start, run: Path, digits: Path) ->
     assert done.returncode != 0
     [said] = errors(done)
     assert said.startswith(f"nmt-train: error: run={run} exists with another configuration (")
+
+
+class Told(Ranks):
+    """A process of two, whose other one always answers the same."""
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [value, "x: damaged"]
+
+
+def test_a_checkpoint_that_another_process_refuses_changes_nothing(
+    train: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    train(f"run={tmp_path / 'run'}", "train.max_updates=2")
+    learner = make_trainer(f"run={tmp_path / 'other'}", "train.max_updates=2", "seed=2").learner
+    learner.parallel.ranks = Told()
+    before = {name: tensor.clone() for name, tensor in learner.parallel.tensors().items()}
+    random = torch.get_rng_state()
+    with pytest.raises(DataError, match=r"^x: damaged$"):
+        learner.restore(tmp_path / "run" / "checkpoints" / "last")
+    assert learner.progress.update == 0
+    assert torch.equal(torch.get_rng_state(), random)
+    assert_close(learner.parallel.tensors(), before, rtol=0, atol=0)
+
+
+def test_figures_of_a_line_are_dealt_to_another_number_of_processes() -> None:
+    windows = [
+        Window({"loss": 3.0, "nll": 2.0}, {"heads": 1.0, "gate": 5.0}, 10, 7, 2, 0.5, 4.0),
+        Window({"loss": 1.0}, {"heads": 3.0}, 10, 9, 2, 0.5, 4.5),
+    ]
+    assert dealt(windows, Ranks(1, 2)) == windows[1]
+    assert dealt([], Ranks(1, 3)) == Window()
+    all_figures = {"heads": 2.0, "gate": 5.0}
+    assert dealt(windows, Ranks(0, 3)) == Window({"loss": 4.0, "nll": 2.0}, all_figures, 10, 16, 2, 0.5, 4.0)
+    assert dealt(windows, Ranks(2, 3)) == Window({}, {}, 10, 0, 2, 0.5, 4.0)
+    assert gathered(windows[0], Ranks()) == windows[:1]
 
 
 def test_layers_that_are_skipped_cannot_be_shards(make_model: Any) -> None:

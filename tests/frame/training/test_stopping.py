@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -9,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from nmt.data.batch import Batch
 from nmt.files import remove_leftovers
 from nmt.training import checkpoint as checkpoint_module
 from nmt.training.checkpoint import load_model
@@ -154,6 +156,22 @@ def test_stop_signals() -> None:
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)  # what tidies up after the first is not broken off in turn
+
+
+def test_batches_of_workers_that_a_signal_ended_are_prepared_here(make_trainer, tmp_path: Path) -> None:
+    trainer = make_trainer(f"run={tmp_path / 'run'}", "train.max_updates=9", "train.accumulate=2", "subword.alpha=0.3")
+    trainer.learner.progress.batch = 4
+
+    def dying() -> Iterator[Batch]:
+        yield from itertools.islice(trainer._batches(), 1)
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+
+    with pytest.raises(RuntimeError, match="is killed by signal"):
+        trainer._next_group(dying())
+    trainer.signals.requested = True
+    got, expected = trainer._next_group(dying()), list(trainer._batches())[:2]
+    assert [batch.ids for batch in got] == [batch.ids for batch in expected]
+    assert_close([batch.target for batch in got], [batch.target for batch in expected])
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------

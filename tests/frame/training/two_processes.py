@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -34,6 +35,21 @@ def main() -> None:
         Path(f"stopped.{os.environ['RANK']}").write_text(Path("stopped/checkpoints/last").readlink().name)
     os.environ.pop("FAULT", None)
     train("run=stopped", "train.max_updates=16", *noise, *faulty)
+
+    os.environ["FAULT"] = "validation"
+    try:
+        train("run=broken_off", "train.max_updates=16", *noise, *faulty)
+    except KeyboardInterrupt:
+        events = [json.loads(line)["event"] for line in Path("broken_off/metrics.jsonl").read_text().splitlines()]
+        where = Path("broken_off/checkpoints/last").readlink().name
+        Path(f"broken_off.{os.environ['RANK']}").write_text(" ".join([where, *events]))
+    os.environ.pop("FAULT", None)
+    train("run=broken_off", "train.max_updates=16", *noise, *faulty)
+
+    train("run=damaged", "train.max_updates=8", *noise)
+    if os.environ["RANK"] == "0":
+        Path("damaged/checkpoints/last/model.safetensors").write_bytes(b"damaged")
+    train("run=damaged", "train.max_updates=16", *noise)
 
     train("run=fewer", "train.max_updates=4", "train.accumulate=1")
     train("run=unsharded", "train.max_updates=4", "train.accumulate=1", "train.parallel=shard")
