@@ -112,7 +112,7 @@ class HuggingFaceSystem(Peer):
                 ).cpu()
             for i, text in zip(places, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
                 texts[i] = text
-            num_tokens += int(((tokens != PAD) & (tokens != BOS)).sum())
-            if search.forced_length:
-                num_tokens -= int((tokens == EOS).sum())
+            ends = tokens == EOS  # a search of several beams also pads with it
+            real = (tokens != PAD) & (tokens != BOS) & (ends.cumsum(1) - ends.long() == 0)
+            num_tokens += int((real & ~ends).sum() if search.forced_length else real.sum())
         return Translations(texts, num_tokens)

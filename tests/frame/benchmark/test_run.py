@@ -40,6 +40,7 @@ def test_peers_side_by_side(tmp_path: Path, text: tuple[Path, Path], spec: Syste
     )
     assert [row["system"] for row in rows] == ["nmt", "ctranslate2", "hf"]
     assert json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"] == rows
+    lengths = []
     for row in rows:
         assert row.keys() >= CONTRACT
         assert (row["beam"], row["batch"], row["precision"], row["device"]) == (4, 3, "fp32", "cpu")
@@ -48,6 +49,8 @@ def test_peers_side_by_side(tmp_path: Path, text: tuple[Path, Path], spec: Syste
         assert row["parameters"] == rows[0]["parameters"]
         assert float(str(row["latency_p95_ms"])) >= float(str(row["latency_p50_ms"])) > 0
         assert float(str(row["sentences_per_second"])) > 0
+        lengths.append(float(str(row["tokens_per_second"])) / float(str(row["sentences_per_second"])))
+    assert lengths == pytest.approx([lengths[0]] * 3)  # tokens of the same translations, padding not counted
     assert rows[0]["ratio"] == rows[0]["speedup"] == 1.0
 
 
