@@ -8,6 +8,7 @@ from nmt.models.interfaces import Decoder, Embedding, EncoderOut, ForwardPass, S
 from nmt.models.masks import SelfMask, memory_mask
 from nmt.models.state import DecoderState
 from nmt.registry import NoOptions, register
+from nmt.text.vocabulary import PAD
 
 
 @register("decoder", "autoregressive", paper="Vaswani et al. 2017, arXiv:1706.03762")
@@ -20,6 +21,7 @@ class AutoregressiveDecoder(Decoder):
         self.embedding = embedding
 
     def forward(self, prev_output_tokens: Tensor, encoder_out: EncoderOut | None, memo: ForwardPass) -> Tensor:
+        memo.enter_stack(prev_output_tokens.eq(PAD))
         x = self.embedding.embed_target(prev_output_tokens)
         # Padding stands at the end, where no real position of a causal mask sees it.
         return self.stack(x, SelfMask(causal=True), memo, encoder_out)

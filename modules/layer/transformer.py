@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nmt.config import option
 from nmt.models.dropout import Dropout
-from nmt.models.interfaces import EncoderOut, FeedForward, ForwardPass, Layer, LayerContext
+from nmt.models.interfaces import EncoderOut, FeedForward, ForwardPass, Layer, LayerContext, Part
 from nmt.models.masks import SelfMask
 from nmt.models.state import State, Step
 from nmt.registry import register
@@ -38,13 +38,14 @@ class TransformerLayerOptions:
 
 
 class SubLayer(nn.Module):
-    """Norm, dropout and residual around a function."""
+    """Norm, dropout and residual around a part of a layer."""
 
-    def __init__(self, norm: nn.Module, norm_position: NormPosition, dropout: float) -> None:
+    def __init__(self, part: Part, norm_position: NormPosition, context: LayerContext) -> None:
         super().__init__()
-        self.norm = norm
         self.pre = norm_position is NormPosition.pre
-        self.dropout = Dropout(dropout)
+        raw = self.pre and part.takes_raw
+        self.norm = nn.Identity() if raw else context.make_norm(context.embed_dim)
+        self.dropout = Dropout(context.dropout)
 
     def forward(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """(bsz, length, embed_dim) to the same shape."""
@@ -63,16 +64,18 @@ class TransformerLayer(Layer):
         super().__init__()
         self.normalised = options.norm_position is NormPosition.post
 
-        def around() -> SubLayer:
-            return SubLayer(context.make_norm(context.embed_dim), options.norm_position, context.dropout)
+        def around(part: Part) -> SubLayer:
+            return SubLayer(part, options.norm_position, context)
 
         self.self_attention = make_part("self_attention")
-        self.around_self = around()
+        self.around_self = around(self.self_attention)
         self.cross_attention = None if context.memory_dim is None else make_part("cross_attention")
-        self.around_cross = None if self.cross_attention is None else around()
+        self.around_cross = None if self.cross_attention is None else around(self.cross_attention)
         feed_forward: FeedForward = make_part("feed_forward")
         self.feed_forward = None if feed_forward.absent else feed_forward
-        self.around_feed_forward = None if self.feed_forward is None else around()
+        self.around_feed_forward = None if self.feed_forward is None else around(self.feed_forward)
+        parts = (self.self_attention, self.cross_attention, self.feed_forward)
+        self.follows = any(part is not None and part.follows for part in parts)
 
     def forward(self, x: Tensor, mask: SelfMask, memo: ForwardPass, encoder_out: EncoderOut | None = None) -> Tensor:
         x = self.around_self(x, lambda y: self.self_attention(y, mask, memo))

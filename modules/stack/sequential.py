@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class SequentialStack(Stack):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.layer_drop = options.layer_drop
+        # A layer that reads what the one below it left stays or goes with it.
+        self.groups = list(accumulate(int(not layer.follows or i == 0) for i, layer in enumerate(layers)))
         self.skips_layers = options.layer_drop > 0
         self.norm = nn.Identity() if layers and layers[-1].normalised else make_norm()
 
@@ -39,7 +42,8 @@ class SequentialStack(Stack):
         # Nothing is drawn without layer_drop, so that the baseline's random numbers stay the same.
         if not self.training or self.layer_drop == 0:
             return [True] * len(self.layers)
-        return (torch.rand(len(self.layers)) >= self.layer_drop).tolist()
+        draws = (torch.rand(self.groups[-1] if self.groups else 0) >= self.layer_drop).tolist()
+        return [draws[group - 1] for group in self.groups]
 
     def forward(self, x: Tensor, mask: SelfMask, memo: ForwardPass, encoder_out: EncoderOut | None = None) -> Tensor:
         for layer, kept in zip(self.layers, self._kept()):

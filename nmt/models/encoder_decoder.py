@@ -15,6 +15,7 @@ from nmt.models.interfaces import (
     Embedding,
     EncoderOut,
     ForwardPass,
+    Layer,
     LayerContext,
     Output,
     Stack,
@@ -117,8 +118,10 @@ class EncoderDecoder(nn.Module):
         eager_cpu = src_tokens.device.type == "cpu" and not torch.compiler.is_compiling()
         if eager_cpu and padding is not None and not padding.any():
             padding = None  # attention without a mask is faster; on a GPU the question would stall the queue
+        memo = ForwardPass() if memo is None else memo
+        memo.enter_stack(padding)
         x = self.embedding.embed_source(src_tokens)
-        x = self.encoder(x, SelfMask(causal=False, padding_mask=padding), ForwardPass() if memo is None else memo)
+        x = self.encoder(x, SelfMask(causal=False, padding_mask=padding), memo)
         return EncoderOut(x, padding)
 
     def forward(self, src_tokens: Tensor, prev_output_tokens: Tensor) -> ModelOutput:
@@ -130,7 +133,6 @@ class EncoderDecoder(nn.Module):
         """
         memo = ForwardPass()
         encoder_out = self.encode(src_tokens, memo)
-        memo.shared.clear()  # what layers share stays within one stack
         hidden = self.decoder(prev_output_tokens, encoder_out, memo)
         return ModelOutput(hidden, encoder_out, memo.losses, memo.figures)
 
@@ -230,10 +232,24 @@ def build_stack(model: ModelOptions, options: StackOptions, *, key: str, memory_
             return build(slot, getattr(options, slot), key=f"{key}.{slot}", context=context)
 
         layers.append(build("layer", options.layer, key=f"{key}.layer", context=context, make_part=make_part))
+    for layer in layers[:1]:
+        _check_unused(options, layer, key)
     stack: Stack = build(
         "stack", options.stack, key=f"{key}.stack", layers=layers, make_norm=lambda: make_norm(options.embed_dim)
     )
     return stack
+
+
+def _check_unused(options: StackOptions, layer: Layer, key: str) -> None:
+    """Refuse a component in a slot that the layer has no place for: it would do nothing."""
+    for slot, usual in layer.unused.items():
+        node = getattr(options, slot, None)
+        name = node.get("name") if isinstance(node, Mapping) else node
+        if name not in (usual, None):
+            raise ConfigError(
+                f"{key}.{slot}.name={name} would do nothing: {key}.layer.name={options.layer['name']} has no such "
+                f"part; leave {key}.{slot} out, or choose another layer"
+            )
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -11,7 +11,7 @@ state that ``init_state`` and ``init_memory`` allocate.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,14 +41,22 @@ class ForwardPass:
 
     Attributes:
         shared: values that a layer leaves for later layers of the same stack; lives for one pass or one step.
+        padding_mask: bool (bsz, length), True = padding, of the positions that go through the stack now; None when
+            nothing is padded, and in decoding steps.
         losses: terms that the criterion adds to its own, each a scalar on the scale of the mean loss per target
             token, in nats.
         figures: scalars for the log.
     """
 
     shared: dict[Hashable, Any] = field(default_factory=dict)
+    padding_mask: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     figures: dict[str, Tensor] = field(default_factory=dict)
+
+    def enter_stack(self, padding_mask: Tensor | None) -> None:
+        """Begin with a stack: what layers share stays within one."""
+        self.shared.clear()
+        self.padding_mask = padding_mask
 
     def add_loss(self, name: str, value: Tensor) -> None:
         """Add a term to the loss; terms of the same name (of several layers) are summed."""
@@ -92,7 +100,30 @@ class LayerContext:
     make_norm: Callable[[int], nn.Module]
 
 
-class SelfAttention(nn.Module, ABC):
+class Part(nn.Module, ABC):
+    """What the components of a layer have in common."""
+
+    takes_raw: bool = False
+    """True where a pre-norm sub-layer is to read the residual stream itself: its layer then has no norm before it."""
+
+    follows: bool = False
+    """True where it reads what the layer below left in the same pass, and so cannot run without that layer."""
+
+    @classmethod
+    def select_layers(cls, node: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+        """The configuration node for a stack of which only some layers are left.
+
+        Args:
+            node: ``name`` and options, as configured for the whole stack.
+            kept: numbers of the layers that stay, ascending.
+
+        Raises:
+            ConfigError: one of these layers cannot do without one that goes.
+        """
+        return dict(node)
+
+
+class SelfAttention(Part):
     """Mixes the positions of one sequence. Built with ``context: LayerContext``."""
 
     @abstractmethod
@@ -108,7 +139,7 @@ class SelfAttention(nn.Module, ABC):
         """The next positions (rows, num_tokens, embed_dim), given the state, which is advanced in place."""
 
 
-class CrossAttention(nn.Module, ABC):
+class CrossAttention(Part):
     """Reads the encoder's output. Built with ``context: LayerContext``."""
 
     @abstractmethod
@@ -124,7 +155,7 @@ class CrossAttention(nn.Module, ABC):
         """The next positions (rows, num_tokens, embed_dim); rows of one sentence are adjacent."""
 
 
-class FeedForward(nn.Module, ABC):
+class FeedForward(Part):
     """Transforms each position by itself. Built with ``context: LayerContext``."""
 
     absent: bool = False
@@ -135,12 +166,16 @@ class FeedForward(nn.Module, ABC):
         """(bsz, length, embed_dim) to the same shape."""
 
 
-class Layer(nn.Module, ABC):
+class Layer(Part):
     """One layer of a stack. Built with ``context: LayerContext`` and ``make_part``.
 
     ``make_part(slot)`` builds the component that the stack's node names for ``self_attention``, ``cross_attention``
     or ``feed_forward``; a layer asks only for those that it uses.
     """
+
+    unused: Mapping[str, str] = {}
+    """Slots of the stack that this layer has no place for, each with the component that presets name there; another
+    component in such a slot is refused."""
 
     normalised: bool
     """Whether the output is normalised (post-norm); if not, the stack ends with a norm (pre-norm)."""
