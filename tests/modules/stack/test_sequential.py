@@ -23,6 +23,7 @@ class Plus(nn.Module):
         super().__init__()
         self.value = nn.Parameter(torch.tensor(value))
         self.normalised = normalised
+        self.follows = False
 
     def forward(self, x, mask, memo, encoder_out=None):
         return x + self.value
