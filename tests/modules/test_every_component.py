@@ -46,10 +46,12 @@ CASES |= {
     "dropout": ["model.dropout=0.5", "model.attention_dropout=0.5", "model.activation_dropout=0.5"],
 }
 ENCODER_SLOTS = ("self_attention", "feed_forward", "layer", "stack")
+DECODER_ONLY = {("layer", "compressed")}
 ENCODER_CASES = {
     f"{slot}-{name}": [f"model.encoder.{slot}.name={name}"]
     for slot in ENCODER_SLOTS
     for name in slots()[slot].components
+    if (slot, name) not in DECODER_ONLY
 }
 
 SRC = torch.tensor([[4, 5, 6, 7, 8, 9, 2], [10, 11, 12, 2, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0]])
