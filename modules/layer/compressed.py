@@ -51,8 +51,8 @@ class CompressedLayer(Layer):
         super().__init__()
         if context.memory_dim is None:
             raise ConfigError(
-                f"{context.key}.layer.name=compressed attends to the output of an encoder, and this stack reads none; "
-                "it is for model.decoder.layer"
+                f"{context.key}.layer.name=compressed attends to an encoder's output, which only model.decoder reads; "
+                "choose another layer"
             )
         self.num_heads = options.num_heads or context.num_heads
         self.key_dim = head_dim(context, self.num_heads, "layer")
@@ -60,7 +60,8 @@ class CompressedLayer(Layer):
         if value_dim % self.num_heads:
             key = "ffn_dim" if options.value_dim is None else "layer.value_dim"
             raise ConfigError(
-                f"{context.key}.{key}={value_dim} does not divide into the {self.num_heads} heads of the values"
+                f"{context.key}.{key}={value_dim} does not divide into the {self.num_heads} heads of "
+                f"{context.key}.layer.name=compressed"
             )
         self.value_dim = value_dim // self.num_heads
         self.norm = context.make_norm(context.embed_dim)
