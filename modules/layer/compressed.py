@@ -7,7 +7,7 @@ residual a layer instead of three.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,11 @@ class CompressedLayer(Layer):
     """
 
     normalised = False
-    unused = {"self_attention": "multihead", "cross_attention": "multihead", "feed_forward": "dense"}
+    unused: Mapping[str, str] = {
+        "self_attention": "multihead",
+        "cross_attention": "multihead",
+        "feed_forward": "dense",
+    }
 
     def __init__(self, options: CompressedOptions, *, context: LayerContext, make_part: Callable[[str], Any]) -> None:
         super().__init__()

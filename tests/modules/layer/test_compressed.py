@@ -240,9 +240,7 @@ def test_dropout_only_while_training(rate: str, make_context) -> None:
 
 
 @pytest.mark.parametrize(("input_dropout", "expected"), [(True, True), (False, False)])
-def test_input_dropout_falls_on_the_feed_forward_part_alone(
-    input_dropout: bool, expected: bool, make_context
-) -> None:
+def test_input_dropout_falls_on_the_feed_forward_part_alone(input_dropout: bool, expected: bool, make_context) -> None:
     layer = make(make_context, context={"dropout": 0.5}, input_dropout=input_dropout).train()
     layer.dropout.p = 0.0  # of the residual
     x, encoder_out = states(tgt_len=50), memory()
