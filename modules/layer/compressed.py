@@ -25,6 +25,8 @@ from nmt.models.masks import SelfMask, causal_mask, memory_mask
 from nmt.models.state import Columns, State, Step
 from nmt.registry import register
 
+NO_ENCODER = "the layer is built in decoders that read an encoder"
+
 
 @dataclass
 class CompressedOptions:
@@ -85,6 +87,7 @@ class CompressedLayer(Layer):
         self.dropout = Dropout(context.dropout)
 
     def forward(self, x: Tensor, mask: SelfMask, memo: ForwardPass, encoder_out: EncoderOut | None = None) -> Tensor:
+        assert encoder_out is not None, NO_ENCODER
         u = self.norm(x)
         q, k, v = self._of_target(u)
         may = mask.attn_mask
@@ -102,6 +105,7 @@ class CompressedLayer(Layer):
         }
 
     def init_memory(self, encoder_out: EncoderOut | None) -> State:
+        assert encoder_out is not None, NO_ENCODER
         k, v = self._of_source(encoder_out)
         return {"k": k.contiguous(), "v": v.contiguous()}  # every step reads them
 
@@ -119,9 +123,8 @@ class CompressedLayer(Layer):
         q, k, v = self.target(u).split((keys, keys, values), dim=-1)
         return split_heads(q, self.num_heads), split_heads(k, self.num_heads), split_heads(v, self.num_heads)
 
-    def _of_source(self, encoder_out: EncoderOut | None) -> tuple[Tensor, Tensor]:
+    def _of_source(self, encoder_out: EncoderOut) -> tuple[Tensor, Tensor]:
         """Keys and values, each (bsz, num_heads, src_len, key_dim or value_dim)."""
-        assert encoder_out is not None, "the layer is built in decoders that read an encoder"
         sizes = self.num_heads * self.key_dim, self.num_heads * self.value_dim
         k, v = self.source(encoder_out.states).split(sizes, dim=-1)
         return split_heads(k, self.num_heads), split_heads(v, self.num_heads)

@@ -18,7 +18,7 @@ def init_projection(linear: nn.Linear, *, parts: int | Sequence[int] = 1) -> Non
             of queries, keys and values get a gain of 1/sqrt(2), which keeps early attention close to uniform.
     """
     gain = 1.0 if parts == 1 else 1 / math.sqrt(2)
-    blocks = linear.weight.chunk(parts) if isinstance(parts, int) else linear.weight.split(list(parts))
+    blocks = linear.weight.chunk(parts) if isinstance(parts, int) else torch.split(linear.weight, list(parts))
     for block in blocks:
         nn.init.xavier_uniform_(block, gain=gain)
     if linear.bias is not None:

@@ -17,8 +17,9 @@ from nmt.models.interfaces import EncoderOut, ForwardPass, Layer
 from nmt.models.masks import SelfMask, memory_mask
 from nmt.models.packed import can_pack, prepare_inference
 from nmt.models.state import DecoderState, num_bytes
-from nmt.registry import build
+from nmt.registry import build, discover, slots
 
+discover()
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 CAUSAL = SelfMask(causal=True)
 KEY = "model.decoder.layer"
@@ -313,7 +314,15 @@ def test_what_does_not_fit_is_refused(options: dict, context: dict, message: str
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(("slot", "name"), [("feed_forward", "none")])
+UNUSED = slots()["layer"].components["compressed"].factory.unused
+OTHERS = [(slot, name) for slot, usual in UNUSED.items() for name in slots()[slot].components if name != usual]
+
+
+def test_no_part_is_used() -> None:
+    assert UNUSED == {"self_attention": "multihead", "cross_attention": "multihead", "feed_forward": "dense"}
+
+
+@pytest.mark.parametrize(("slot", "name"), OTHERS)
 def test_other_parts_are_refused(slot: str, name: str, make_model) -> None:
     """The preset's own stay without effect; another was chosen for an effect that it would not have."""
     with pytest.raises(ConfigError) as caught:
