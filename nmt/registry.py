@@ -17,7 +17,12 @@ from typing import Any, TypeVar
 
 from nmt.config import ConfigError, options_table, parse_options, suggest
 
-INTERFACES = ("nmt.models.interfaces", "nmt.tasks.interfaces", "nmt.training.interfaces")
+INTERFACES = (
+    "nmt.models.interfaces",
+    "nmt.tasks.interfaces",
+    "nmt.training.interfaces",
+    "nmt.compression.interfaces",
+)
 """Modules that declare the slots."""
 
 BUILT_IN = ("nmt.tasks", "nmt.modules", "nmt.criterions")

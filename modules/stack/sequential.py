@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,11 @@ class SequentialStack(Stack):
         self.groups = list(accumulate(int(not layer.follows or i == 0) for i, layer in enumerate(layers)))
         self.skips_layers = options.layer_drop > 0
         self.norm = nn.Identity() if layers and layers[-1].normalised else make_norm()
+
+    @classmethod
+    def select_layers(cls, node: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+        # The rate belongs to the depth that it makes up for (section 3.2: 1 - layers kept / layers): here nothing.
+        return {**node, "layer_drop": 0.0}
 
     def _kept(self) -> list[bool]:
         # Nothing is drawn without layer_drop, so that the baseline's random numbers stay the same.

@@ -56,11 +56,22 @@ def _attend_batched(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -
     # Flattened here: torch.matmul would copy keys and values, which are a part of a larger state.
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     scores = torch.bmm(q * head_dim**-0.5, k.transpose(1, 2)).view(bsz, num_heads, tgt_len, -1)
-    if attn_mask is not None and attn_mask.dtype is torch.bool:
-        scores = scores.masked_fill_(~attn_mask, -torch.inf)
-    elif attn_mask is not None:
-        scores = scores.add_(attn_mask)
+    scores = mask_scores(scores, attn_mask)
     if scores.dtype is torch.bfloat16:
         scores = scores.float()
     weights = torch.softmax(scores, dim=-1).to(v.dtype)
     return torch.bmm(weights.flatten(0, 1), v).view(bsz, num_heads, tgt_len, head_dim)
+
+
+def mask_scores(scores: Tensor, attn_mask: Tensor | None) -> Tensor:
+    """Take out what a query may not attend to, in place.
+
+    Args:
+        scores: (bsz, num_heads, tgt_len, src_len), before the softmax.
+        attn_mask: see ``attend``.
+    """
+    if attn_mask is None:
+        return scores
+    if attn_mask.dtype is torch.bool:
+        return scores.masked_fill_(~attn_mask, -torch.inf)
+    return scores.add_(attn_mask)

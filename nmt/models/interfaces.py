@@ -203,6 +203,11 @@ class Stack(nn.Module, ABC):
     skips_layers: bool = False
     """Whether a training pass may leave layers out, chosen by each process for itself."""
 
+    @classmethod
+    def select_layers(cls, node: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+        """See ``Part.select_layers``."""
+        return dict(node)
+
     @abstractmethod
     def forward(self, x: Tensor, mask: SelfMask, memo: ForwardPass, encoder_out: EncoderOut | None = None) -> Tensor:
         """A whole sequence: (bsz, length, embed_dim) to the same shape."""

@@ -85,6 +85,13 @@ GIVEN = ["corpus={digits}", "run=r", "train.max_updates=1", "validate.metric=los
         ),
         ("average", ["checkpoint=nowhere", "out=o"], "checkpoint=nowhere: no such folder; give a run or a checkpoint"),
         ("average", ["checkpoint=[]", "out=o"], "checkpoint=[]: give a run or a list of checkpoint folders"),
+        ("prune", ["checkpoint=nowhere", "out=o"], "checkpoint=nowhere: no such folder; give a run or a checkpoint"),
+        (
+            "prune",
+            ["checkpoint=a", "out=o", "method.encoder=odd"],
+            "method.encoder=odd is neither a list of layers nor",
+        ),
+        ("prune", ["checkpoint=a", "out=o", "method.encoders=all"], "unknown key method.encoders; valid keys here: "),
         ("components", ["slot=norms"], "slot=norms: no such slot; valid options: criterion, "),
     ],
 )
@@ -115,7 +122,7 @@ def test_process_reports_alike(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["preprocess", "train", "generate", "score", "average", "components"])
+@pytest.mark.parametrize("command", ["preprocess", "train", "generate", "score", "average", "components", "prune"])
 def test_help_shows_every_key_with_its_meaning(command: str, cli) -> None:
     done = cli(command, "--help")
     assert done.code == 0

@@ -26,6 +26,14 @@ def test_blocks_are_matrices_of_their_own_with_a_smaller_gain() -> None:
         assert 0.99 * bound < block.abs().max().item() <= bound
 
 
+def test_blocks_may_differ_in_size() -> None:
+    linear = nn.Linear(100, 400)
+    init_projection(linear, parts=(100, 300))
+    for block, size in zip(linear.weight.split([100, 300]), (100, 300)):
+        bound = math.sqrt(6 / (100 + size)) / math.sqrt(2)
+        assert 0.99 * bound < block.abs().max().item() <= bound
+
+
 def test_embedding_has_variance_one_over_width() -> None:
     embedding = nn.Embedding(2000, 50, padding_idx=0)
     init_embedding(embedding)

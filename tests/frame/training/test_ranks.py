@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from nmt.config import ConfigError, DataError, compose, parse_options
 from nmt.ranks import Ranks
 from nmt.training.options import TrainOptions
+from nmt.training.parallel import NORMALISER, Replicas
 from nmt.training.shards import Shards, _own_layers
 from nmt.training.trainer import Trainer
 from nmt.training.window import Window, dealt, gathered
@@ -207,6 +208,36 @@ def test_figures_of_a_line_are_dealt_to_another_number_of_processes() -> None:
     assert dealt(windows, Ranks(0, 3)) == Window({"loss": 4.0, "nll": 2.0}, all_figures, 10, 16, 2, 0.5, 4.0)
     assert dealt(windows, Ranks(2, 3)) == Window({}, {}, 10, 0, 2, 0.5, 4.0)
     assert gathered(windows[0], Ranks()) == windows[:1]
+
+
+class OneOfTwo(Ranks):
+    """The first of two processes; what the other would send is given."""
+
+    def __init__(self, counts: list[int], gradients: torch.Tensor) -> None:
+        super().__init__(0, 2)
+        self.counts, self.gradients = counts, gradients
+
+    def sum(self, values: Any) -> list[float]:
+        return [a + b for a, b in zip(values, self.counts)]
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        tensor += self.gradients
+
+
+def test_layers_that_some_process_ran_are_updated_and_no_others() -> None:
+    """layer_drop skips other layers in each process: used by both, by this one, by the other one, by none."""
+    model = torch.nn.Module()
+    for name in "abcd":
+        model.register_parameter(name, torch.nn.Parameter(torch.zeros(2)))
+    model.a.grad, model.b.grad = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    # Of the other process: 6 tokens, no wish to stop, gradients of a and c.
+    other = OneOfTwo([6, 0, 1, 0, 1, 0], torch.tensor([10.0, 20.0, 0.0, 0.0, 50.0, 60.0]))
+    assert Replicas(model, other, torch.device("cpu")).reduce(2, False) == (8, False)
+    scale = NORMALISER / 8
+    assert torch.equal(model.a.grad, torch.tensor([11.0, 22.0]) * scale)
+    assert torch.equal(model.b.grad, torch.tensor([3.0, 4.0]) * scale)
+    assert torch.equal(model.c.grad, torch.tensor([50.0, 60.0]) * scale)
+    assert model.d.grad is None
 
 
 def test_layers_that_are_skipped_cannot_be_shards(make_model: Any) -> None:

@@ -73,7 +73,7 @@ def test_layer_drop_is_for_training_only() -> None:
 
 @pytest.mark.parametrize("layer_drop", [0.2, 0.5])
 def test_layers_are_kept_independently_at_the_rate(layer_drop: float) -> None:
-    stack, passes = make(layer_drop), 2000
+    stack, passes = make(layer_drop), 3400  # 10,200 draws
     sums = torch.stack([run(stack)[0].detach() / 2 for _ in range(passes)]).long()
     kept = torch.stack([sums // 10**i % 10 for i in range(3)]).double()  # digits tell which layers ran
     bound = 4 * sqrt(layer_drop * (1 - layer_drop) / passes)  # four standard deviations
@@ -95,6 +95,79 @@ def test_dropped_layers_get_no_gradient() -> None:
         assert all(g == 2 for g in gradients if g is not None)  # no scaling by the rate
         seen.add(ran)
     assert len(seen) > 3
+
+
+def kept_layers(model, src, prev) -> list[list[bool]]:
+    """Which layers of the encoder and of the decoder one training pass ran."""
+    model.zero_grad()
+    output = model(src, prev)
+    (output.hidden * torch.arange(16.0)).sum().backward()
+    stacks = (model.encoder, model.decoder.stack)
+    return [[any(p.grad is not None for p in layer.parameters()) for layer in stack.layers] for stack in stacks]
+
+
+SRC, PREV = torch.tensor([[5, 9, 2]]), torch.tensor([[1, 8]])
+
+
+def test_encoder_and_decoder_draw_independently(make_model) -> None:
+    model = make_model(*(f"model.{side}.stack.layer_drop=0.5" for side in ("encoder", "decoder")))
+    kept = torch.tensor([kept_layers(model, SRC, PREV) for _ in range(200)])  # (passes, 2, layers)
+    # Where the decoder reads nothing, with all its layers dropped, the encoder has no gradient either.
+    kept = kept[kept[:, 1].any(1)].double()
+    for layer in range(2):
+        for other in range(2):
+            both = torch.stack([kept[:, 0, layer], kept[:, 1, other]])
+            assert torch.corrcoef(both)[0, 1].abs() < 4 / sqrt(len(kept))  # four standard deviations
+
+
+def test_optimiser_leaves_dropped_layers_alone(make_model) -> None:
+    """Weight decay and momentum would move a layer whose gradient is zero; none is left where it did not run."""
+    model = make_model("model.encoder.stack.layer_drop=0.5")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    seen = set()
+    for _ in range(12):
+        before = [[p.clone() for p in layer.parameters()] for layer in model.encoder.layers]
+        kept = kept_layers(model, SRC, PREV)[0]
+        optimizer.step()
+        for layer, old, ran in zip(model.encoder.layers, before, kept):
+            moved = [not torch.equal(p, q) for p, q in zip(layer.parameters(), old)]
+            assert all(moved) if ran else not any(moved)
+        seen.add(tuple(kept))
+    assert len(seen) > 2
+
+
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_whole_model_without_one_layer_equals_the_model_that_never_had_it(norm_position: str, make_model) -> None:
+    """Post-norm too, where the norms of a layer go with it."""
+    given = [f"model.{side}.layer.norm_position={norm_position}" for side in ("encoder", "decoder")]
+    model = make_model(*given, "model.encoder.stack.layer_drop=0.5")
+    short = make_model(*given, "model.encoder.layers=1")
+    short.load_state_dict(
+        {
+            name.replace("encoder.layers.1.", "encoder.layers.0."): tensor
+            for name, tensor in model.state_dict().items()
+            if not name.startswith("encoder.layers.0.")
+        }
+    )
+    for part in model.modules():
+        if hasattr(part, "p"):
+            part.p = 0.0  # ordinary dropout
+    short.eval()
+    for _ in range(20):
+        state = torch.get_rng_state()
+        if kept_layers(model, SRC, PREV)[0] == [False, True]:
+            torch.set_rng_state(state)
+            assert torch.equal(model(SRC, PREV).hidden, short(SRC, PREV).hidden)
+            return
+    pytest.fail("the first layer alone was never dropped")
+
+
+def test_a_shallower_stack_drops_no_layers() -> None:
+    """What a pruned model is configured with: the rate belonged to the depth that it was pruned from."""
+    stack = type(make())
+    node = {"name": "sequential", "layer_drop": 0.4}
+    assert stack.select_layers(node, [0, 2]) == {"name": "sequential", "layer_drop": 0.0}
+    assert node["layer_drop"] == 0.4
 
 
 @pytest.mark.parametrize(("value", "bound"), [(-0.1, "at least 0"), (1.1, "at most 1")])
