@@ -40,7 +40,13 @@ PAIRS = {
     for a in CHOICES[one]
     for b in CHOICES[other]
 }
-REFUSED: dict[str, str] = {}
+UNUSED = {
+    f"{slot}-{name}+layer-compressed": rf"{slot}.name={name} would do nothing"
+    for slot, usual in {"self_attention": "multihead", "cross_attention": "multihead", "feed_forward": "dense"}.items()
+    for name in slots()[slot].components
+    if name != usual
+}
+REFUSED = {**UNUSED}
 """Pairs that have no meaning, with what the error says."""
 
 SOURCE = torch.tensor([[4, 5, 6, 7, EOS], [10, 11, 12, EOS, 0], [8, EOS, 0, 0, 0]])
