@@ -30,10 +30,13 @@ class MultiheadCrossAttention(CrossAttention):
 
     def __init__(self, options: MultiheadOptions, *, context: LayerContext) -> None:
         super().__init__()
-        assert context.memory_dim is not None, "cross-attention is built in decoders that read an encoder"
         self.num_heads = options.num_heads or context.num_heads
         self.head_dim = head_dim(context, self.num_heads, "cross_attention")
         self.dropout = context.attention_dropout
+        self._make_projections(options, context)
+
+    def _make_projections(self, options: MultiheadOptions, context: LayerContext) -> None:
+        assert context.memory_dim is not None, "cross-attention is built in decoders that read an encoder"
         self.q = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
         self.kv = nn.Linear(context.memory_dim, 2 * context.embed_dim, bias=options.bias)
         self.out = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)

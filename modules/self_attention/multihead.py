@@ -33,6 +33,9 @@ class MultiheadSelfAttention(SelfAttention):
         self.num_heads = options.num_heads or context.num_heads
         self.head_dim = head_dim(context, self.num_heads, "self_attention")
         self.dropout = context.attention_dropout
+        self._make_projections(options, context)
+
+    def _make_projections(self, options: MultiheadOptions, context: LayerContext) -> None:
         # Queries, keys and values in one product; each third is initialised as a matrix of its own.
         self.qkv = nn.Linear(context.embed_dim, 3 * context.embed_dim, bias=options.bias)
         self.out = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
