@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nmt.config import option
-from nmt.models.attention import attend
+from nmt.models.attention import attend, attention_weights
 from nmt.models.heads import head_dim, merge_heads, split_heads
 from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import CrossAttention, EncoderOut, ForwardPass, LayerContext
@@ -68,3 +68,7 @@ class MultiheadCrossAttention(CrossAttention):
         dropout = self.dropout if self.training else 0.0
         attended = attend(q, k, v, attn_mask=attn_mask, dropout=dropout)
         return self.out(merge_heads(attended))
+
+    def weights(self, x: Tensor, encoder_out: EncoderOut, memo: ForwardPass) -> Tensor | None:
+        q, (k, _) = split_heads(self.q(x), self.num_heads), self._project(encoder_out)
+        return attention_weights(q, k, attn_mask=memory_mask(encoder_out.padding_mask))

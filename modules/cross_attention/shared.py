@@ -41,6 +41,8 @@ LEFT = "cross-attention of the block"
 """Where the first layer of a block leaves in the memo what it shares: weights (bsz, num_heads, tgt_len, src_len), or
 the context (bsz, tgt_len, embed_dim); in decoding steps tgt_len counts the tokens of all hypotheses of a sentence."""
 
+SEEN = "cross-attention weights of the block, for analysis"
+
 
 @dataclass
 class SharedOptions(MultiheadOptions):
@@ -123,3 +125,14 @@ class SharedCrossAttention(MultiheadCrossAttention):
         if v is not None:
             left = merge_heads(weighted_sum(self.drop_weights(left), v))
         return left if self.shares_output else self.out(left)
+
+    def weights(self, x: Tensor, encoder_out: EncoderOut, memo: ForwardPass) -> Tensor | None:
+        if not self.follows:
+            memo.shared[SEEN] = super().weights(x, encoder_out, memo)
+        return memo.shared[SEEN]
+
+    def adopt(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not (self.follows and self.shares_weights):
+            return {}
+        values = slice(-self.v.out_features, None)  # the second half of keys and values
+        return {f"v.{kind}": found[f"kv.{kind}"][values] for kind in ("weight", "bias") if f"kv.{kind}" in found}

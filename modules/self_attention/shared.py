@@ -85,3 +85,12 @@ class SharedSelfAttention(MultiheadSelfAttention):
             memo.shared[WEIGHTS] = attention_weights(step.queries(q), k, attn_mask=step.attn_mask)
         v = step.write(cache["v"], v)
         return self.out(merge_heads(step.answers(weighted_sum(memo.shared[WEIGHTS], v))))
+
+    def weights(self, x: Tensor, mask: SelfMask, memo: ForwardPass) -> Tensor | None:
+        return memo.shared[WEIGHTS] if self.follows else super().weights(x, mask, memo)
+
+    def adopt(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not self.follows:
+            return {}
+        values = slice(-self.v.out_features, None)  # the last third of queries, keys and values
+        return {f"v.{kind}": found[f"qkv.{kind}"][values] for kind in ("weight", "bias") if f"qkv.{kind}" in found}
