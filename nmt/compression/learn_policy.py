@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from nmt.compression.attention_similarity import (
@@ -174,7 +173,7 @@ def _write(
         _, stack, slot = key.split(".")
         model.setdefault(stack, {})[slot] = node
     policy = "# @package _global_\n# Which layers share their attention, learned by nmt-similarity from "
-    policy += f"{facts['checkpoint']}.\n" + yaml.safe_dump({"model": model}, sort_keys=False)
+    policy += f"{facts['checkpoint']}.\n" + OmegaConf.to_yaml({"model": model})
     files: dict[str, Callable[[Path], Any]] = {
         RESULTS_FILE: lambda path: path.write_text(json.dumps({"slots": slots, **facts}, indent=1) + "\n", "utf-8"),
         POLICY_FILE: lambda path: path.write_text(policy, "utf-8"),

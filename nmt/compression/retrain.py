@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nmt.config import ConfigError, compose, presets
+from nmt.config import compose, presets
 from nmt.training.run_folder import flatten
 
 PLACES = ("run", "init_from", "corpus", "checkpoint")
@@ -39,20 +39,16 @@ def train_command(config: DictConfig, changes: Mapping[str, Any], *, corpus: Any
     for group in ("criterion", "optimizer", "schedule"):
         if f"{group}.name" in wanted:
             base.append(f"{group}={wanted[f'{group}.name']}")
-    found = min((_completed([*base, f"model={name}"], wanted) for name in presets("model")), key=len)
-    return shlex.join(["nmt-train", *found])
-
-
-def _completed(words: list[str], wanted: Mapping[str, Any]) -> list[str]:
-    """Words with what they leave different from the wanted values."""
+    words = min(([*base, f"model={name}"] for name in presets("model")), key=lambda words: len(_missing(words, wanted)))
     for _ in range(2):  # a component's name drops the options that the preset held for another one
-        try:
-            config = compose("train", words)
-        except ConfigError:
-            break
-        now = flatten(OmegaConf.to_container(config, resolve=True))
-        words = words + [f"{k}={_literal(v)}" for k, v in wanted.items() if k not in now or now[k] != v]
-    return words
+        words += _missing(words, wanted)
+    return shlex.join(["nmt-train", *words])
+
+
+def _missing(words: list[str], wanted: Mapping[str, Any]) -> list[str]:
+    """The words that are needed beside others to get the wanted values."""
+    now = flatten(OmegaConf.to_container(compose("train", words), resolve=True))
+    return [f"{key}={_literal(value)}" for key, value in wanted.items() if key not in now or now[key] != value]
 
 
 def _literal(value: Any) -> str:
