@@ -6,7 +6,19 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE_DIR = {"nmt": "nmt", "nmt.modules": "modules", "nmt.criterions": "criterions", "nmt.conf": "conf"}
-COMMANDS = ("preprocess", "train", "generate", "score", "average", "components", "export", "import", "bench", "prune")
+COMMANDS = (
+    "preprocess",
+    "train",
+    "generate",
+    "score",
+    "average",
+    "components",
+    "export",
+    "import",
+    "bench",
+    "prune",
+    "similarity",
+)
 PEERS = ["ctranslate2>=4.4", "transformers>=5,<6"]
 """Toolkits that models are exported to and measured against."""
 

@@ -269,11 +269,17 @@ def compose(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
 
     groups = command_groups(command)
     rewritten = [to_hydra(text, groups=groups) for text in overrides]
-    with initialize_config_module("nmt.conf", version_base="1.3"):
-        config = hydra_compose(command, overrides=rewritten)
+    hydra = GlobalHydra.instance()
+    running, hydra.hydra = hydra.hydra, None  # within a command Hydra is there already, and it allows one at a time
+    try:
+        with initialize_config_module("nmt.conf", version_base="1.3"):
+            config = hydra_compose(command, overrides=rewritten)
+    finally:
+        GlobalHydra.instance().hydra = running
     return reset_switched(config, rewritten)
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, compose, parse_options
-from nmt.device import torch_device
+from nmt.device import Device, torch_device
 from nmt.models.encoder_decoder import DecoderOptions, ModelOptions, build_stack
 from nmt.models.interfaces import EncoderOut, ForwardPass, Part
 from nmt.models.packed import prepare_inference
@@ -99,7 +99,7 @@ def build_parts(slot: str, name: str, layers: int, overrides: list[str]) -> list
 
 def stepper(case: Case, x: Tensor, encoder_out: EncoderOut, prefix: int) -> tuple[Callable[[], None], int]:
     """A call that makes one step of all layers after a prefix, and the bytes of all their states."""
-    rows, parts = x.size(0), case.parts
+    rows, parts = x.size(0), list[Any](case.parts)
 
     def filled(tensor: Tensor) -> Tensor:
         return tensor.normal_()
@@ -138,7 +138,7 @@ def seconds(run: Callable[[], None], times: int, device: torch.device) -> float:
 @torch.inference_mode()
 def sweep(given: dict[str, str], overrides: list[str]) -> list[dict[str, Any]]:
     """A row for every component, batch and prefix."""
-    device, dtype = torch_device(given["device"]), DTYPES[given["dtype"]]
+    device, dtype = torch_device(Device(given["device"])), DTYPES[given["dtype"]]
     layers, src_len = int(given["layers"]), int(given["src_len"])
     found = list(cases(layers, overrides, device, dtype))
     width = parse_options(ModelOptions, compose("train", ["corpus=none", "run=none", *overrides]).model, key="model")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nmt.config import option
-from nmt.models.attention import attend
+from nmt.models.attention import attend, attention_weights
 from nmt.models.heads import head_dim, merge_heads, split_heads
 from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import CrossAttention, EncoderOut, ForwardPass, LayerContext
@@ -30,10 +30,13 @@ class MultiheadCrossAttention(CrossAttention):
 
     def __init__(self, options: MultiheadOptions, *, context: LayerContext) -> None:
         super().__init__()
-        assert context.memory_dim is not None, "cross-attention is built in decoders that read an encoder"
         self.num_heads = options.num_heads or context.num_heads
         self.head_dim = head_dim(context, self.num_heads, "cross_attention")
         self.dropout = context.attention_dropout
+        self._make_projections(options, context)
+
+    def _make_projections(self, options: MultiheadOptions, context: LayerContext) -> None:
+        assert context.memory_dim is not None, "cross-attention is built in decoders that read an encoder"
         self.q = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
         self.kv = nn.Linear(context.memory_dim, 2 * context.embed_dim, bias=options.bias)
         self.out = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
@@ -65,3 +68,7 @@ class MultiheadCrossAttention(CrossAttention):
         dropout = self.dropout if self.training else 0.0
         attended = attend(q, k, v, attn_mask=attn_mask, dropout=dropout)
         return self.out(merge_heads(attended))
+
+    def weights(self, x: Tensor, encoder_out: EncoderOut, memo: ForwardPass) -> Tensor | None:
+        q, (k, _) = split_heads(self.q(x), self.num_heads), self._project(encoder_out)
+        return attention_weights(q, k, attn_mask=memory_mask(encoder_out.padding_mask))

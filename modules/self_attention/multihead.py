@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nmt.config import option
-from nmt.models.attention import attend
+from nmt.models.attention import attend, attention_weights
 from nmt.models.heads import head_dim, merge_heads
 from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import ForwardPass, LayerContext, SelfAttention
@@ -33,6 +33,9 @@ class MultiheadSelfAttention(SelfAttention):
         self.num_heads = options.num_heads or context.num_heads
         self.head_dim = head_dim(context, self.num_heads, "self_attention")
         self.dropout = context.attention_dropout
+        self._make_projections(options, context)
+
+    def _make_projections(self, options: MultiheadOptions, context: LayerContext) -> None:
         # Queries, keys and values in one product; each third is initialised as a matrix of its own.
         self.qkv = nn.Linear(context.embed_dim, 3 * context.embed_dim, bias=options.bias)
         self.out = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
@@ -60,3 +63,7 @@ class MultiheadSelfAttention(SelfAttention):
         k, v = step.write(cache["k"], k), step.write(cache["v"], v)  # (bsz, num_heads, span * beam, head_dim)
         attended = step.answers(attend(step.queries(q), k, v, attn_mask=step.attn_mask))
         return self.out(merge_heads(attended))
+
+    def weights(self, x: Tensor, mask: SelfMask, memo: ForwardPass) -> Tensor | None:
+        q, k, _ = self._project(x)
+        return attention_weights(q, k, attn_mask=mask.attn_mask, is_causal=mask.causal)

@@ -9,15 +9,17 @@ import torch
 from torch import nn
 
 
-def init_projection(linear: nn.Linear, *, parts: int | Sequence[int] = 1) -> None:
+def init_projection(linear: nn.Linear, *, parts: int | Sequence[int] = 1, gain: float | None = None) -> None:
     """Glorot-uniform weights and zero biases (Glorot and Bengio 2010).
 
     Args:
         linear: changed in place.
         parts: number of equal blocks of output features that are projections of their own, or the size of each. Blocks
             of queries, keys and values get a gain of 1/sqrt(2), which keeps early attention close to uniform.
+        gain: another one, for a part that stands alone here.
     """
-    gain = 1.0 if parts == 1 else 1 / math.sqrt(2)
+    if gain is None:
+        gain = 1.0 if parts == 1 else 1 / math.sqrt(2)
     blocks = linear.weight.chunk(parts) if isinstance(parts, int) else torch.split(linear.weight, list(parts))
     for block in blocks:
         nn.init.xavier_uniform_(block, gain=gain)

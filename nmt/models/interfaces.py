@@ -122,6 +122,19 @@ class Part(nn.Module, ABC):
         """
         return dict(node)
 
+    def adopt(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values for its own parameters from those of another component that stood in its place.
+
+        Parameters of the same name and shape need no conversion: they are taken as they are.
+
+        Args:
+            found: what a checkpoint has at this place, named as seen from here.
+
+        Returns:
+            Values by the names of its parameters; those that it cannot convert are left out.
+        """
+        return {}
+
 
 class SelfAttention(Part):
     """Mixes the positions of one sequence. Built with ``context: LayerContext``."""
@@ -138,6 +151,14 @@ class SelfAttention(Part):
     def step(self, x: Tensor, cache: State, step: Step, memo: ForwardPass) -> Tensor:
         """The next positions (rows, num_tokens, embed_dim), given the state, which is advanced in place."""
 
+    def weights(self, x: Tensor, mask: SelfMask, memo: ForwardPass) -> Tensor | None:
+        """The attention weights of a pass, for analysis: asked layer by layer, with the arguments of ``forward``.
+
+        Returns:
+            (bsz, num_heads, length, length), each row adding up to 1; None where the method has no weights.
+        """
+        return None
+
 
 class CrossAttention(Part):
     """Reads the encoder's output. Built with ``context: LayerContext``."""
@@ -153,6 +174,10 @@ class CrossAttention(Part):
     @abstractmethod
     def step(self, x: Tensor, memory: State, step: Step, memo: ForwardPass) -> Tensor:
         """The next positions (rows, num_tokens, embed_dim); rows of one sentence are adjacent."""
+
+    def weights(self, x: Tensor, encoder_out: EncoderOut, memo: ForwardPass) -> Tensor | None:
+        """As ``SelfAttention.weights``, over the source: (bsz, num_heads, tgt_len, src_len)."""
+        return None
 
 
 class FeedForward(Part):

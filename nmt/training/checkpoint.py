@@ -142,8 +142,12 @@ def describe(vocabularies: VocabularyPair, source_language: str, target_language
     }
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
+def resolve_checkpoint(path: str | Path, key: str = "checkpoint") -> Path:
     """The checkpoint folder that a path stands for: itself, or a run's best (its last where nothing was validated).
+
+    Args:
+        path: a run or a checkpoint folder.
+        key: where the user gave it, for messages.
 
     Raises:
         ConfigError: the path does not exist, or holds no checkpoint.
@@ -151,7 +155,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_dir():
-        raise ConfigError(f"checkpoint={path}: no such folder; give a run or a checkpoint folder")
+        raise ConfigError(f"{key}={path}: no such folder; give a run or a checkpoint folder")
     if (path / MODEL_FILE).is_file():
         return path
     for name in ("best", "last"):
@@ -159,7 +163,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
             check_inside(path / "checkpoints", path / "checkpoints" / name)
             return path / "checkpoints" / name
     raise ConfigError(
-        f"checkpoint={path}: neither a checkpoint (no {MODEL_FILE}) nor a run with one (no checkpoints/best or /last)"
+        f"{key}={path}: neither a checkpoint (no {MODEL_FILE}) nor a run with one (no checkpoints/best or /last)"
     )
 
 

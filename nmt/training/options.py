@@ -79,6 +79,7 @@ class TrainOptions:
     corpus: Any = option()
     mix: list[float] | None = option(above=0)
     run: str = option()
+    init_from: str | None = option()
     task: Any = option()
     model: Any = option()
     criterion: Any = option()

@@ -39,6 +39,7 @@ from nmt.training.signals import Interrupted, StopSignals
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import Updater, UpdateResult
 from nmt.training.validation import validation_loss, validation_quality
+from nmt.training.warm_start import warm_start
 from nmt.training.window import Window, dealt, gathered
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,14 @@ class Trainer:
             )
         model: EncoderDecoder = task.build_model(options.model, self.corpus.vocabularies)
         self._check_lengths(model)
+        self.folder = Path(options.run)
+        self.store = CheckpointStore(
+            self.folder / "checkpoints",
+            keep_last=options.checkpoints.keep_last,
+            keep_best=options.checkpoints.keep_best,
+        )
+        if options.init_from is not None and not self.store.newest_first():
+            warm_start(model, options.init_from, self.corpus.vocabularies)
         self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
         self.model = model
         self.criterion: Criterion = build("criterion", options.criterion, key="criterion").to(self.device)
@@ -91,15 +100,9 @@ class Trainer:
         )
         forward: Callable[..., Any] = torch.compile(model, dynamic=True) if options.compile else model
         self.updater = Updater(self.learner, self.criterion, forward, options.train, self.device)
-        self.folder = Path(options.run)
         if self.ranks.first:
             check_config(self.folder, config, extendable=not self.schedule.uses_total, processes=self.ranks.world)
         self.config = config
-        self.store = CheckpointStore(
-            self.folder / "checkpoints",
-            keep_last=options.checkpoints.keep_last,
-            keep_best=options.checkpoints.keep_best,
-        )
         self.signals = StopSignals()
         self.stop_agreed = False
         self.window = Window()
@@ -186,6 +189,7 @@ class Trainer:
                 threads=torch.get_num_threads(),
                 parameters=parameters,
                 corpora={str(c.folder): c.digest for c in self.corpora},
+                init_from=self.options.init_from,
                 update=progress.update,
             )
         if progress.finished and not self._reached_end():

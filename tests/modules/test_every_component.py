@@ -43,6 +43,12 @@ CASES |= {
     "gated": ["model.decoder.feed_forward.activation=swiglu"],
     "other-width": ["model.encoder.embed_dim=24", "model.embedding.share=decoder"],
     "other-heads": ["model.decoder.self_attention.num_heads=4", "model.decoder.cross_attention.num_heads=1"],
+    "shared-blocks": [
+        *("model.decoder.layers=4", "model.decoder.self_attention={name: shared, policy: [1, 3]}"),
+        "model.decoder.cross_attention={name: shared, policy: [3, 1]}",
+    ],
+    "shared-weights": ["model.decoder.cross_attention={name: shared, share: weights}"],
+    "shared-before-output": ["model.decoder.cross_attention={name: shared, context_point: pre_out}"],
     "dropout": ["model.dropout=0.5", "model.attention_dropout=0.5", "model.activation_dropout=0.5"],
 }
 ENCODER_SLOTS = ("self_attention", "feed_forward", "layer", "stack")

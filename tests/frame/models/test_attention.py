@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from nmt.models.attention import attend
+from nmt.models.attention import attend, attention_weights, weighted_sum
 from nmt.models.masks import causal_mask, memory_mask
 
 TOLERANCE = {
@@ -59,6 +59,22 @@ def test_decoding_a_batch(monkeypatch, dtype: torch.dtype, mask: str, added: boo
         attn_mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, -math.inf)
     with torch.inference_mode():
         got = attend(q, k, v, attn_mask=attn_mask)
+    assert got.dtype == dtype
+    assert_close(got.double(), softmax_formula(q.double(), k.double(), v.double(), allowed), **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("inference", [False, True])
+def test_weights_and_their_sum(dtype: torch.dtype, mask: str, inference: bool) -> None:
+    attn_mask, is_causal = MASKS[mask]
+    q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.float64).to(dtype) for _ in range(3))
+    with torch.inference_mode(inference):
+        weights = attention_weights(q, k, attn_mask=attn_mask, is_causal=is_causal)
+        got = weighted_sum(weights, v)
+    allowed = causal_mask(5, q.device) if is_causal else attn_mask
+    eye = torch.eye(5, dtype=torch.float64).expand(2, 3, 5, 5)
+    assert_close(weights.double(), softmax_formula(q.double(), k.double(), eye, allowed), **TOLERANCE[dtype])
     assert got.dtype == dtype
     assert_close(got.double(), softmax_formula(q.double(), k.double(), v.double(), allowed), **TOLERANCE[dtype])
 
