@@ -6,7 +6,18 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE_DIR = {"nmt": "nmt", "nmt.modules": "modules", "nmt.criterions": "criterions", "nmt.conf": "conf"}
-COMMANDS = ("preprocess", "train", "generate", "score", "average", "components", "export", "import", "bench")
+COMMANDS = (
+    "preprocess",
+    "train",
+    "generate",
+    "score",
+    "average",
+    "components",
+    "export",
+    "import",
+    "bench",
+    "reproduce",
+)
 PEERS = ["ctranslate2>=4.4", "transformers>=5,<6"]
 """Toolkits that models are exported to and measured against."""
 

@@ -28,6 +28,9 @@ from omegaconf.errors import (
 GROUPS = ("model", "criterion", "optimizer", "schedule")
 """Configuration groups: ``KEY=NAME`` selects ``conf/KEY/NAME.yaml``."""
 
+FILES_ONLY = ("model", "recipe")
+"""Groups whose names are files; those of the others are components, which need none."""
+
 T = TypeVar("T")
 
 
@@ -214,10 +217,10 @@ def to_hydra(text: str, *, groups: Iterable[str] = GROUPS, own_presets: bool = F
     choices, known = re.split(r",\s*", override.value), presets(override.key)
     if all(choice in known for choice in choices):
         return text
-    if override.key != "model":
+    if override.key not in FILES_ONLY:
         return f"++{override.key}.name={override.value}"
     bad = next(c for c in choices if c not in known)
-    raise ConfigError(f"model={bad}: no such preset; valid options: {', '.join(known)}{suggest(bad, known)}")
+    raise ConfigError(f"{override.key}={bad}: no such preset; valid options: {', '.join(known)}{suggest(bad, known)}")
 
 
 def reset_switched(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
@@ -269,11 +272,17 @@ def compose(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
 
     groups = command_groups(command)
     rewritten = [to_hydra(text, groups=groups) for text in overrides]
-    with initialize_config_module("nmt.conf", version_base="1.3"):
-        config = hydra_compose(command, overrides=rewritten)
+    hydra = GlobalHydra.instance()
+    running, hydra.hydra = hydra.hydra, None  # within a command Hydra is there already, and it allows one at a time
+    try:
+        with initialize_config_module("nmt.conf", version_base="1.3"):
+            config = hydra_compose(command, overrides=rewritten)
+    finally:
+        GlobalHydra.instance().hydra = running
     return reset_switched(config, rewritten)
 
 
