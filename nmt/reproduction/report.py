@@ -144,7 +144,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def points(options: ReproduceOptions, all_: Measurements) -> list[tuple[str, float, float, float]]:
-    """(variant, cost, quality, half its interval) of the plot: latency and BLEU, or seconds an update and perplexity."""
+    """(variant, cost, quality, half its interval): latency and BLEU, or seconds an update and perplexity."""
     recipe, found = options.recipe, []
     beam, batch = recipe.benchmark.beams[0], recipe.benchmark.batches[0]
     for name in recipe.variants:
