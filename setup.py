@@ -18,6 +18,7 @@ COMMANDS = (
     "bench",
     "prune",
     "similarity",
+    "reproduce",
 )
 PEERS = ["ctranslate2>=4.4", "transformers>=5,<6"]
 """Toolkits that models are exported to and measured against."""

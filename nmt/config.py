@@ -28,6 +28,9 @@ from omegaconf.errors import (
 GROUPS = ("model", "criterion", "optimizer", "schedule", "method")
 """Configuration groups: ``KEY=NAME`` selects ``conf/KEY/NAME.yaml``."""
 
+FILES_ONLY = ("model", "recipe")
+"""Groups whose names are files; those of the others are components, which need none."""
+
 T = TypeVar("T")
 
 
@@ -214,10 +217,10 @@ def to_hydra(text: str, *, groups: Iterable[str] = GROUPS, own_presets: bool = F
     choices, known = re.split(r",\s*", override.value), presets(override.key)
     if all(choice in known for choice in choices):
         return text
-    if override.key != "model":
+    if override.key not in FILES_ONLY:
         return f"++{override.key}.name={override.value}"
     bad = next(c for c in choices if c not in known)
-    raise ConfigError(f"model={bad}: no such preset; valid options: {', '.join(known)}{suggest(bad, known)}")
+    raise ConfigError(f"{override.key}={bad}: no such preset; valid options: {', '.join(known)}{suggest(bad, known)}")
 
 
 def reset_switched(config: DictConfig, overrides: Iterable[str]) -> DictConfig:

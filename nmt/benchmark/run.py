@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -33,6 +34,21 @@ PACKAGES = {"ctranslate2": "ctranslate2", "hf": "transformers"}
 """What a peer needs installed."""
 
 
+@dataclass(frozen=True)
+class Benchmarked:
+    """What a benchmark found.
+
+    Attributes:
+        rows: see docs/benchmark.md.
+        measured: of each row: its translations and the seconds of its passes.
+        facts: where the figures come from.
+    """
+
+    rows: list[dict[str, Any]]
+    measured: list[Measured]
+    facts: dict[str, Any]
+
+
 def run_benchmark(options: BenchOptions) -> list[dict[str, Any]]:
     """Measure, and write ``results.json``, ``report.md`` and the plots into ``out``.
 
@@ -52,6 +68,27 @@ def run_benchmark(options: BenchOptions) -> list[dict[str, Any]]:
     references = None if options.reference is None else read_lines(options.reference)
     if references is not None:
         check_counts({options.input: lines, str(options.reference): references})
+    done = benchmark(options, lines, references)
+    settings = Settings(options.device, options.threads or num_cores(), tuple(options.plugins))
+    profiles = profile_decoding(options, settings, spread(lines, options.lines)) if options.profile else []
+    write_report(out, done.rows, done.facts, profiles)
+    logger.info("%s: %d rows", out / RESULTS_FILE, len(done.rows))
+    return done.rows
+
+
+def benchmark(options: BenchOptions, lines: list[str], references: list[str] | None) -> Benchmarked:
+    """Measure; writes nothing.
+
+    Args:
+        options: of the command; its ``input`` and ``reference`` only say where the lines are from.
+        lines: to translate.
+        references: their translations; None where no quality is measured.
+
+    Raises:
+        ConfigError: an option is wrong, a package is missing, or a model has no equal in a peer.
+        DataError: a model's file is missing or damaged.
+        SystemFailed: a system failed while it was measured.
+    """
     for name, _ in options.peer_formats:
         if find_spec(PACKAGES[name]) is None:
             raise ConfigError(f"peers={name} needs the package {PACKAGES[name]}: pip install 'nmt[peers]'")
@@ -82,10 +119,7 @@ def run_benchmark(options: BenchOptions) -> list[dict[str, Any]]:
         "forced_length": options.forced_length,
         "length_penalty": options.search.length_penalty,
     }
-    profiles = profile_decoding(options, settings, sample) if options.profile else []
-    write_report(out, rows, facts, profiles)
-    logger.info("%s: %d rows", out / RESULTS_FILE, len(rows))
-    return rows
+    return Benchmarked(rows, [found[cell] for cell in wanted], facts)
 
 
 def spread(lines: Sequence[str], number: int | None) -> list[str]:

@@ -12,8 +12,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nmt.config import ConfigError, DataError, option, suggest
 from nmt.data.reader import TextFile
+from nmt.data.shards import IntArray
 from nmt.text.writer import open_output
 
 METRICS = ("bleu", "chrf", "ter")
@@ -225,6 +228,80 @@ def paired_bootstrap(
             )
         )
     return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of BLEU and its 95 % interval.
+
+    Attributes:
+        delta: system minus baseline.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    delta: float
+    low: float
+    high: float
+
+
+def bleu_difference(
+    systems: Sequence[Sequence[str]],
+    baselines: Sequence[Sequence[str]],
+    references: Sequence[str],
+    *,
+    tokenize: str = "13a",
+    samples: int = 1000,
+    seed: int = 12345,
+) -> Difference:
+    """The difference of BLEU between two systems, each trained from one or more seeds, with a paired bootstrap.
+
+    Every sample draws sentences, the same for both systems (Koehn 2004), and where there are several trainings of a
+    system also which of them count, so that the interval covers the spread of the seeds.
+
+    Args:
+        systems: the system's lines, of each training.
+        baselines: the baseline's lines, of each training.
+        references: one line a sentence.
+        tokenize: BLEU's tokeniser.
+        samples: resampled corpora.
+        seed: of the resampling.
+
+    Raises:
+        DataError: the numbers of lines differ.
+    """
+    named = {f"hypotheses {i + 1}": lines for i, lines in enumerate([*systems, *baselines])}
+    check_counts({"references": references, **named})
+    scorer = make_metric("bleu", tokenize)
+    ours, theirs = (_ngram_counts(scorer, group, references) for group in (systems, baselines))
+    draw = np.random.default_rng(seed)
+
+    def bleus(counts: IntArray, lines: Any, trainings: Any) -> float:
+        return float(np.mean([_bleu_of(scorer, counts[i][lines].sum(0)) for i in trainings]))
+
+    everything = slice(None)
+    delta = bleus(ours, everything, range(len(ours))) - bleus(theirs, everything, range(len(theirs)))
+    found = []
+    for _ in range(samples):
+        lines = draw.integers(len(references), size=len(references))
+        own, other = (draw.integers(len(group), size=len(group)) for group in (ours, theirs))
+        found.append(bleus(ours, lines, own) - bleus(theirs, lines, other))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Difference(delta, float(low), float(high))
+
+
+def _ngram_counts(scorer: Any, systems: Sequence[Sequence[str]], references: Sequence[str]) -> IntArray:
+    """What BLEU sums over sentences (systems, sentences, 10): matches and totals of each order, and both lengths."""
+    rows = []
+    for lines in systems:
+        scores = [scorer.corpus_score([line], [[reference]]) for line, reference in zip(lines, references)]
+        rows.append([[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores])
+    return np.asarray(rows, dtype=np.int64)
+
+
+def _bleu_of(scorer: Any, counts: IntArray) -> float:
+    values = counts.tolist()
+    return float(scorer.compute_bleu(values[:4], values[4:8], values[8], values[9], scorer.smooth_method).score)
 
 
 @contextlib.contextmanager

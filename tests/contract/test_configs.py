@@ -24,7 +24,11 @@ FILES = sorted(CONF.rglob("*.yaml"))
 COMMANDS = [path.stem for path in FILES if path.parent == CONF]
 GROUP_FILES = [path for path in FILES if path.parent != CONF]
 CHOICES = [
-    (command, group, name) for command in COMMANDS for group in command_groups(command) for name in presets(group)
+    (command, group, name)
+    for command in COMMANDS
+    for group in command_groups(command)
+    if group != "recipe"
+    for name in presets(group)
 ]
 
 
@@ -32,8 +36,8 @@ def relative(path: Path) -> str:
     return str(path.relative_to(CONF))
 
 
-ONE_OF = {"generate": ["input=given"]}
-"""Where the user must choose between keys."""
+ONE_OF = {"generate": ["input=given"], "reproduce": ["recipe=deep_shallow"]}
+"""Where the user must choose between keys, or a file of a group."""
 
 
 def required(command: str) -> list[str]:
@@ -113,7 +117,7 @@ def test_preset_opens_with_its_purpose(path: Path) -> None:
 
 
 DEPTHS = {"tiny": (2, 2, 128), "small": (3, 3, 256), "iwslt": (6, 6, 512), "base": (6, 6, 512), "big": (6, 6, 1024)}
-DEPTHS["deep_shallow"] = (12, 1, 512)
+DEPTHS |= {"deep_shallow": (12, 1, 512), "base_6_1": (6, 1, 512), "base_9_2": (9, 2, 512)}
 
 
 @pytest.mark.parametrize("name", presets("model"))

@@ -16,6 +16,7 @@ PRODUCT = (FRAME, *COMPONENTS, "scripts")
 LAYERS = [
     ["__init__"],
     ["commands"],
+    ["reproduction"],
     ["training", "generation", "compression", "benchmark", "interchange"],
     ["tasks"],
     ["models"],

@@ -1,0 +1,179 @@
+"""The schema of ``nmt-reproduce`` and of a recipe (``conf/recipe/NAME.yaml``); see docs/reproduction.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from nmt.config import ConfigError, option, suggest
+from nmt.device import Device
+
+
+class Scale(Enum):
+    """How large and how long."""
+
+    tiny = "tiny"
+    small = "small"
+    base = "base"
+
+
+class RecipeMetric(Enum):
+    """What quality is: ``bleu`` of the translated test set, or ``ppl`` of the validation set."""
+
+    bleu = "bleu"
+    ppl = "ppl"
+
+
+class Measure(Enum):
+    """What an expectation is about: a difference of BLEU, or a ratio of anything else."""
+
+    bleu = "bleu"
+    ppl = "ppl"
+    speed = "speed"
+    update_seconds = "update_seconds"
+    parameters = "parameters"
+    bytes = "bytes"
+
+
+@dataclass
+class DeriveOptions:
+    """A variant that a command makes out of another variant's checkpoint."""
+
+    of: str = option(help="the variant that it is made from")
+    command: str = option("prune", "nmt-COMMAND, which takes checkpoint= and out=; the variant's overrides are its own")
+
+
+@dataclass
+class VariantOptions:
+    """A model of the comparison."""
+
+    what: str = option(help="what is different, in a few words")
+    overrides: list[str] = option([], "options of nmt-train, or of the command that derives it")
+    scales: dict[str, list[str]] = option({}, "further ones, by scale")
+    paper: dict[str, float] = option({}, "the paper's figures of this model, by name")
+    derive: DeriveOptions | None = option(None, "made from another variant instead of trained")
+
+
+@dataclass
+class ExpectationOptions:
+    """What should be seen: a variant against another one."""
+
+    metric: Measure = option(help="bleu (difference); ppl, speed, update_seconds, parameters, bytes (ratios)")
+    variant: str = option(help="which")
+    against: str | None = option(None, "beside which; default: the baseline")
+    at_least: float | None = option(None, "smallest difference or ratio")
+    at_most: float | None = option(None, "largest difference or ratio")
+    beam: int | None = option(None, "of bleu and speed; default: the first of the benchmark")
+    batch: int | None = option(None, "of bleu and speed; default: the first of the benchmark")
+
+
+@dataclass
+class RecipeBenchOptions:
+    """How the models are measured, as by ``nmt-bench``."""
+
+    beams: list[int] = option([5], "beams", minimum=1)
+    batches: list[int] = option([1, 32], "sentences translated together", minimum=1)
+    precision: str = option("fp32", "fp32 or bf16")
+    length_penalty: float = option(1.0, "of the search")
+    forced_length: int | None = option(None, "speed is measured with exactly this many tokens a line", minimum=1)
+    lines: int | None = option(200, "lines that speed is measured on; null = all", minimum=1)
+    repeats: int = option(3, "timed passes", minimum=1)
+
+
+@dataclass
+class RecipeOptions:
+    """A paper's reproduction."""
+
+    name: str = option(help="name of the file")
+    title: str = option(help="title of the report")
+    paper: str = option(help="Authors year, arXiv:id")
+    claim: str = option(help="what the paper says, in words")
+    note: str = option("", "what to know when reading the report")
+    metric: RecipeMetric = option(RecipeMetric.bleu, "bleu (translation) or ppl")
+    baseline: str = option(help="the variant that the others are compared with")
+    seeds: list[int] = option([1], "one training each", minimum=0)
+    overrides: list[str] = option([], "options of all trainings")
+    scales: dict[str, list[str]] = option({}, "further ones, by scale")
+    variants: dict[str, VariantOptions] = option({}, "models by name")
+    benchmark: RecipeBenchOptions = field(default_factory=RecipeBenchOptions)
+    expectations: list[ExpectationOptions] = option([], "what should be seen")
+
+    def __post_init__(self) -> None:
+        if self.baseline == "???":
+            return  # the schema itself, not yet filled
+        for name, variant in self.variants.items():
+            if not re.fullmatch(r"\w+", name):
+                raise ConfigError(f"recipe.variants.{name}: a name has letters, digits and _ only")
+            _check_scales(f"recipe.variants.{name}.scales", variant.scales)
+            if variant.derive is not None:
+                self._check_name(f"recipe.variants.{name}.derive.of", variant.derive.of)
+        _check_scales("recipe.scales", self.scales)
+        self._check_name("recipe.baseline", self.baseline)
+        self._check_order()
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"recipe.seeds={self.seeds}: give at least one, and different ones")
+        for number, expected in enumerate(self.expectations):
+            self._check_expectation(f"recipe.expectations[{number}]", expected)
+
+    def _check_name(self, key: str, name: str) -> None:
+        if name not in self.variants:
+            valid = ", ".join(self.variants)
+            raise ConfigError(f"{key}={name}: no such variant; valid options: {valid}{suggest(name, self.variants)}")
+
+    def _check_order(self) -> None:
+        """A derived variant stands below what it is made from, so that there are no circles."""
+        seen: set[str] = set()
+        for name, variant in self.variants.items():
+            if variant.derive is not None and variant.derive.of not in seen:
+                raise ConfigError(
+                    f"recipe.variants.{name}.derive.of={variant.derive.of}: must stand above {name} in the recipe"
+                )
+            seen.add(name)
+
+    def _check_expectation(self, key: str, expected: ExpectationOptions) -> None:
+        self._check_name(f"{key}.variant", expected.variant)
+        expected.against = self.baseline if expected.against is None else expected.against
+        self._check_name(f"{key}.against", expected.against)
+        if expected.at_least is None and expected.at_most is None:
+            raise ConfigError(f"{key}: give at_least or at_most")
+        translated = (Measure.bleu, Measure.speed, Measure.bytes)
+        if self.metric is RecipeMetric.ppl and expected.metric in translated:
+            raise ConfigError(f"{key}.metric={expected.metric.value}: nothing is translated where recipe.metric=ppl")
+        for name, values in (("beam", self.benchmark.beams), ("batch", self.benchmark.batches)):
+            value = getattr(expected, name)
+            if value is not None and value not in values:
+                raise ConfigError(f"{key}.{name}={value} is not measured; valid options: {', '.join(map(str, values))}")
+
+
+def _check_scales(key: str, scales: Mapping[str, Any]) -> None:
+    valid = [scale.name for scale in Scale]
+    for name in scales:
+        if name not in valid:
+            raise ConfigError(f"{key}.{name}: no such scale; valid options: {', '.join(valid)}{suggest(name, valid)}")
+
+
+@dataclass
+class ReproduceOptions:
+    """The configuration of ``nmt-reproduce``; ``conf/reproduce.yaml`` says what each key means."""
+
+    corpus: str = option()
+    split: str = option()
+    scale: Scale = option()
+    out: str = option()
+    runs: str | None = option()
+    seeds: list[int] | None = option(minimum=0)
+    jobs: int = option(minimum=1)
+    train_overrides: list[str] = option()
+    plan: bool = option()
+    device: Device = option()
+    threads: int | None = option(minimum=1)
+    plugins: list[str] = option()
+    scales: dict[str, list[str]] = option()
+    recipe: RecipeOptions = field(default_factory=RecipeOptions)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scales, dict):
+            _check_scales("scales", self.scales)

@@ -1,0 +1,153 @@
+"""``nmt-reproduce`` from a recipe to its report, and the parts in between."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nmt.config import ConfigError, compose, parse_options
+from nmt.reproduction.judge import Found, verdict
+from nmt.reproduction.make import RunFailed, make_all
+from nmt.reproduction.options import RecipeOptions, ReproduceOptions
+from nmt.reproduction.plan import Job, plan
+from nmt.reproduction.report import check_folder
+from nmt.reproduction.run import run_recipe
+
+RECIPE: dict[str, Any] = {
+    "name": "depth",
+    "title": "Depth",
+    "paper": "Nobody 2020, arXiv:0000.00000",
+    "claim": "One layer will do.",
+    "baseline": "two",
+    "scales": {"tiny": ["model.encoder.embed_dim=32", "model.decoder.embed_dim=32"]},
+    "variants": {
+        "two": {"what": "2 layers"},
+        "one": {"what": "1 layer", "overrides": ["model.decoder.layers=1"], "paper": {"bleu": 30.5}},
+        "mean": {"what": "averaged", "derive": {"of": "two", "command": "average"}, "overrides": ["last=1"]},
+    },
+    "benchmark": {"beams": [1], "batches": [8], "lines": 4, "repeats": 2},
+    "expectations": [
+        {"metric": "bleu", "variant": "mean", "at_least": -1},
+        {"metric": "parameters", "variant": "one", "at_most": 0.99},
+    ],
+}
+SHORT = [
+    "train.max_updates=3",
+    "train.log_every=1",
+    "train.ema=0",
+    "validate.max_sentences=2",
+    "batch.max_tokens=128",
+    "batch.max_length=32",
+]
+
+
+def make_options(corpus: Path, out: Path, **changes: Any) -> ReproduceOptions:
+    config = compose("reproduce", ["recipe=deep_shallow", f"corpus={corpus}", f"out={out}", "device=cpu", "threads=1"])
+    values: dict[str, Any] = {key: config[key] for key in config}
+    values.update({"recipe": RECIPE, "train_overrides": SHORT, **changes})
+    return parse_options(ReproduceOptions, values)
+
+
+@pytest.mark.slow
+def test_from_recipe_to_report(digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = make_options(digits, out)
+    text = run_recipe(options)
+    assert {path.name for path in out.iterdir()} == {"report.md", "results.json", "plot.png", "runs"}
+    assert (out / "report.md").read_text(encoding="utf-8") == text
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert [run["variant"] for run in results["runs"]] == ["two", "one", "mean"]
+    assert [run.get("updates") for run in results["runs"]] == [3, 3, None]
+    assert [(row["variant"], row["seed"], row["batch"]) for row in results["rows"]] == [
+        ("two", 1, 8),
+        ("one", 1, 8),
+        ("mean", 1, 8),
+    ]
+    # An average of one checkpoint is that checkpoint: no difference, and no doubt about it.
+    bleu, parameters = results["verdicts"]
+    assert (bleu["value"], bleu["low"], bleu["high"], bleu["verdict"]) == (0, 0, 0, "holds")
+    assert parameters["verdict"] == "holds"
+    assert results["rows"][1]["parameters"] / results["rows"][0]["parameters"] == parameters["value"]
+    assert results["train_overrides"] == SHORT
+    assert "One layer will do." in text
+    assert "bleu 30.5" in text
+    assert "train.max_updates=3" in text
+    before = (out / "runs/two-tiny-seed1/checkpoints/last/model.safetensors").stat().st_mtime_ns
+    make_all(plan(options), 2)  # all is there
+    assert (out / "runs/two-tiny-seed1/checkpoints/last/model.safetensors").stat().st_mtime_ns == before
+    changed = {**RECIPE, "variants": {**RECIPE["variants"]}}
+    changed["variants"]["mean"] = {**RECIPE["variants"]["mean"], "overrides": ["last=2"]}
+    with pytest.raises(ConfigError, match="was made by another command"):
+        make_all(plan(make_options(digits, out, recipe=changed)), 1)
+
+
+def test_plan_is_commands_in_order(digits: Path, tmp_path: Path) -> None:
+    lines = run_recipe(make_options(digits, tmp_path / "out", plan=True, seeds=[3, 4])).splitlines()
+    assert [line.split()[0] for line in lines] == ["nmt-train", "nmt-train", "nmt-average"] * 2
+    assert "seed=4" in lines[3].split()
+    words = lines[1].split()
+    assert words.index("model=tiny") < words.index("model.decoder.layers=1") < words.index("train.max_updates=3")
+    folder = f"{tmp_path}/out/runs"
+    assert lines[2] == f"nmt-average checkpoint={folder}/two-tiny-seed3 out={folder}/mean-tiny-seed3 last=1"
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_option_of_a_variant_shows_before_any_training(digits: Path, tmp_path: Path) -> None:
+    wrong = {**RECIPE, "variants": {"two": {"what": "wrong", "overrides": ["train.max_epoch=2"]}}, "expectations": []}
+    with pytest.raises(ConfigError, match=r"recipe\.variants\.two: unknown key train\.max_epoch.*max_epochs"):
+        plan(make_options(digits, tmp_path, recipe=wrong))
+    wrong["variants"] = {"two": {"what": "a"}, "b": {"what": "b", "derive": {"of": "two", "command": "shrink"}}}
+    with pytest.raises(ConfigError, match=r"derive\.command=shrink: there is no command nmt-shrink"):
+        plan(make_options(digits, tmp_path, recipe=wrong))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "tow"}, r"recipe\.baseline=tow: no such variant; valid options: two, one.*did you mean 'two'"),
+        ({"seeds": [1, 1]}, r"recipe\.seeds=\[1, 1\]"),
+        ({"scales": {"tiney": []}}, r"recipe\.scales\.tiney: no such scale.*did you mean 'tiny'"),
+        ({"expectations": [{"metric": "bleu", "variant": "one"}]}, r"expectations\[0\]: give at_least or at_most"),
+        ({"expectations": [{"metric": "speed", "variant": "one", "at_least": 1, "batch": 9}]}, r"batch=9 is not meas"),
+        ({"metric": "ppl"}, r"metric=bleu: nothing is translated"),
+        ({"variants": {"two": {"what": "x", "derive": {"of": "two"}}}}, "must stand above two"),
+    ],
+)
+def test_mistakes_in_a_recipe(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_options(RecipeOptions, {**RECIPE, **changes})
+
+
+def test_failed_model_is_named_and_others_are_made(tmp_path: Path) -> None:
+    bad = Job("bad", 1, tmp_path / "bad", "score", ("hypothesis=nowhere", "reference=nowhere"))
+    after = Job("after", 1, tmp_path / "after", "average", (), source=bad.folder)
+    with pytest.raises(RunFailed, match=r"bad: nmt-score ended with status 1: .*nowhere: no such file.*; after: bad"):
+        make_all([bad, after], 1)
+
+
+def test_foreign_folder_is_refused(tmp_path: Path) -> None:
+    check_folder(tmp_path)
+    (tmp_path / "runs").mkdir()
+    check_folder(tmp_path)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"thesis\.tex"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.1, 0.3, "holds"),
+        (-2.0, -1.1, "does not hold"),
+        (-1.5, 0.0, "not distinguishable"),
+        (-1.0, 0.0, "holds"),
+        (0.5, 1.5, "not distinguishable"),
+        (1.5, 2.0, "does not hold"),
+    ],
+)
+def test_verdict_by_hand(low: float, high: float, expected: str) -> None:
+    assert verdict(Found(0.0, low, high), -1.0, 1.0) == expected
+    assert verdict(Found(0.0, low, high, tested=False), -1.0, 1.0).startswith(expected)
