@@ -49,7 +49,8 @@ ENCODER_SLOTS = ("self_attention", "feed_forward", "layer", "stack")
 ENCODER_CASES = {
     f"{slot}-{name}": [f"model.encoder.{slot}.name={name}"]
     for slot in ENCODER_SLOTS
-    for name in slots()[slot].components
+    for name, component in slots()[slot].components.items()
+    if not getattr(component.factory, "causal_only", False)
 }
 
 SRC = torch.tensor([[4, 5, 6, 7, 8, 9, 2], [10, 11, 12, 2, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0]])
