@@ -63,8 +63,8 @@ class Subject:
         layer: Any = self.model.decoder.stack.layers[0]  # type: ignore[attr-defined]
         like = next(self.model.parameters())
         src_len = length if self.slot == "cross_attention" else source
-        width = self.model.decoder.embedding.embed_source(torch.zeros(1, 1, dtype=torch.long, device=like.device))  # type: ignore[operator, union-attr]
-        memory = EncoderOut(torch.randn(rows, src_len, width.size(-1), device=like.device).to(like.dtype), None)
+        width = self.model.encode(torch.full((1, 1), 4, device=like.device)).states.size(-1)
+        memory = EncoderOut(torch.randn(rows, src_len, width, device=like.device).to(like.dtype), None)
         state: DecoderState = self.model.init_state(memory, 1, length + 1)
         tree_map(lambda t: t.normal_() if t.is_floating_point() else t, state.cache)
         embedded = self.model.embedding.embed_target(torch.ones(rows, 1, dtype=torch.long, device=like.device))

@@ -41,6 +41,15 @@ CASES |= {
     "learned-positions": ["model.embedding.positions=learned"],
     "no-positions": ["model.embedding.positions=none"],
     "gated": ["model.decoder.feed_forward.activation=swiglu"],
+    **{
+        f"{name}-rms_norm-gated": [
+            f"model.decoder.self_attention.name={name}",
+            "model.norm.name=rms_norm",
+            "model.decoder.feed_forward.activation=swiglu",
+        ]
+        for name in ("average", "ssru")
+    },
+    "average-raw": ["model.decoder.self_attention={name: average, average_input: raw}"],
     "other-width": ["model.encoder.embed_dim=24", "model.embedding.share=decoder"],
     "other-heads": ["model.decoder.self_attention.num_heads=4", "model.decoder.cross_attention.num_heads=1"],
     "dropout": ["model.dropout=0.5", "model.attention_dropout=0.5", "model.activation_dropout=0.5"],

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nmt.modules.self_attention.ssru import linear_recurrence
 from torch import Tensor
 from torch.testing import assert_close
 
 from nmt.models.interfaces import ForwardPass
 from nmt.models.masks import SelfMask
 from nmt.models.state import num_bytes
-from nmt.modules.self_attention.ssru import linear_recurrence
 from nmt.registry import build
 
 CAUSAL = SelfMask(causal=True)
