@@ -3,8 +3,8 @@
     python scripts/bench_modules.py out=results/modules model=base threads=1 dtype=fp32
 
 Components come from the registry. Each stands in a model of one decoder layer and takes one token a step, beam 1,
-over a state of exactly so many written positions (cross-attention: a source of so many words). Components take turns in one
-process; figures are medians over the repeats. Keys beyond those of ``OWN`` are nmt-train's, such as
+over a state of exactly so many written positions (cross-attention: a source of so many words). Components take turns
+in one process; figures are medians over the repeats. Keys beyond those of ``OWN`` are nmt-train's, such as
 ``model.decoder.embed_dim=256``.
 """
 
