@@ -1,70 +1,101 @@
-"""The simpler simple recurrent unit, SSRU.
+"""Simpler simple recurrent unit (Kim et al. 2019, ACL anthology D19-5632, section 3), a recurrence for decoders.
 
-Kim et al. 2019, "From Research to Production and Back: Ludicrously Fast Neural Machine Translation", section 3
-(aclanthology.org/D19-5632), after the SRU of Lei et al. 2018 (arXiv:1709.02755).
+It leaves out the reset gate and the skip of the simple recurrent unit (Lei et al. 2018, arXiv:1709.02755).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nmt.config import option
 from nmt.models.interfaces import ForwardPass, LayerContext, SelfAttention
 from nmt.models.masks import SelfMask
-from nmt.models.recurrence import linear_recurrence, refuse_encoder, wide
 from nmt.models.state import State, Step
-from nmt.registry import register
+from nmt.registry import NoOptions, register
 
 
-@dataclass
-class SsruOptions:
-    """Options of ``ssru`` (self attention)."""
+@register("self_attention", "ssru", paper="Lei et al. 2018, arXiv:1709.02755 (SRU); Kim et al. 2019, D19-5632 (SSRU)")
+class SimplerSimpleRecurrentUnit(SelfAttention):
+    """A gated running mean of the positions so far, whose gates see only the position itself."""
 
-    bias: bool = option(True, "a bias in the forget gate")
+    causal_only = True
 
-
-@register(
-    "self_attention", "ssru", options=SsruOptions, paper="Lei et al. 2018, arXiv:1709.02755; SSRU: Kim et al. 2019"
-)
-class SsruSelfAttention(SelfAttention):
-    """A gated running average of the prefix, whose gate reads the current position only.
-
-    f_t = sigmoid(W_f x_t + b), c_t = f_t * c_{t-1} + (1 - f_t) * W x_t, output relu(c_t). The state is c_t.
-
-    Raises:
-        ConfigError: the stack is an encoder, which has no prefixes.
-    """
-
-    def __init__(self, options: SsruOptions, *, context: LayerContext) -> None:
+    def __init__(self, options: NoOptions, *, context: LayerContext) -> None:
         super().__init__()
-        refuse_encoder(context, "ssru")
-        # One product; the bias is the gate's alone.
-        self.projection = nn.Linear(context.embed_dim, 2 * context.embed_dim, bias=False)
-        self.bias = nn.Parameter(torch.zeros(context.embed_dim)) if options.bias else None
-        for block in self.projection.weight.chunk(2, dim=0):
+        self.width = context.embed_dim
+        # Gate and candidate in one product; only the gate has a bias.
+        self.project = nn.Linear(self.width, 2 * self.width, bias=False)
+        self.gate_bias = nn.Parameter(torch.zeros(self.width))
+        for block in self.project.weight.chunk(2):
             nn.init.xavier_uniform_(block)
 
+    def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(bsz, length, embed_dim) to f and (1 - f) W x of the same shape, at least float32."""
+        gate, candidate = _summable(self.project(x)).chunk(2, dim=-1)
+        forget = torch.sigmoid(gate + self.gate_bias)
+        return forget, (1 - forget) * candidate
+
     def forward(self, x: Tensor, mask: SelfMask, memo: ForwardPass) -> Tensor:
-        return F.relu(linear_recurrence(*self._terms(x))).to(x.dtype)
+        return linear_recurrence(*self._terms(x)).relu().to(x.dtype)
 
     def init_state(self, rows: int, max_len: int, like: Tensor) -> State:
-        return {"c": wide(like.new_zeros(rows, like.size(-1)))}
+        return {"cell": _summable(like.new_zeros(rows, self.width))}
 
     def step(self, x: Tensor, cache: State, step: Step, memo: ForwardPass) -> Tensor:
-        forget, new = self._terms(x)
-        new[:, 0].addcmul_(forget[:, 0], cache["c"])
-        c = linear_recurrence(forget, new)
-        cache["c"].copy_(c[:, -1])
-        return F.relu(c).to(x.dtype)
+        forget, update = self._terms(x)
+        first = update[:, :1] + forget[:, :1] * cache["cell"].unsqueeze(1)
+        cells = linear_recurrence(forget, torch.cat([first, update[:, 1:]], dim=1))
+        cache["cell"].copy_(cells[:, -1])
+        return cells.relu().to(x.dtype)
 
-    def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """f_t and (1 - f_t) * W x_t, each (bsz, length, embed_dim), in float32 at least."""
-        gate, value = self.projection(x).chunk(2, dim=-1)
-        gate, value = wide(gate), wide(value)
-        if self.bias is not None:
-            gate = gate + self.bias
-        return torch.sigmoid(gate), torch.sigmoid(-gate) * value
+
+def linear_recurrence(decay: Tensor, update: Tensor) -> Tensor:
+    """``c[t] = decay[t] * c[t - 1] + update[t]`` from c = 0, in O(log length) vector operations.
+
+    Args:
+        decay: (bsz, length, dim), between 0 and 1.
+        update: (bsz, length, dim).
+
+    Returns:
+        All c, (bsz, length, dim). Only these and ``decay`` are kept for the gradients.
+    """
+    cells: Tensor = _LinearRecurrence.apply(decay, update)  # type: ignore[no-untyped-call]
+    return cells
+
+
+class _LinearRecurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, update: Tensor) -> Tensor:
+        cells = _scan(decay, update)
+        ctx.save_for_backward(decay, cells)
+        return cells
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        decay, cells = ctx.saved_tensors
+        none = torch.zeros_like(decay[:, :1])
+        # What reaches c[t] comes from its output and, through decay[t + 1], from c[t + 1]: the same backwards.
+        later = torch.cat([decay[:, 1:], none], dim=1)
+        reached = linear_recurrence(later.flip(1), grad.flip(1)).flip(1)
+        return reached * torch.cat([none, cells[:, :-1]], dim=1), reached
+
+
+def _scan(decay: Tensor, update: Tensor) -> Tensor:
+    """By doubling: a position's pair (decay, update) comes to stand for 1, 2, 4, ... positions up to it.
+
+    Products of decays may vanish, which is right, but never overflow, as dividing by them would.
+    """
+    decay, cells = decay.clone(), update.clone()
+    span, length = 1, decay.size(1)
+    while span < length:
+        cells[:, span:] += decay[:, span:] * cells[:, :-span]
+        decay[:, span:] = decay[:, span:] * decay[:, :-span]
+        span *= 2
+    return cells
+
+
+def _summable(x: Tensor) -> Tensor:
+    """At least float32: a state that is added to at every step loses small updates in a shorter format."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

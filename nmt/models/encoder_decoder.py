@@ -18,12 +18,13 @@ from nmt.models.interfaces import (
     Layer,
     LayerContext,
     Output,
+    Part,
     Stack,
     VocabularySizes,
 )
 from nmt.models.masks import SelfMask
 from nmt.models.state import DecoderState
-from nmt.registry import build
+from nmt.registry import build, slots
 from nmt.text.vocabulary import PAD
 
 
@@ -229,15 +230,30 @@ def build_stack(model: ModelOptions, options: StackOptions, *, key: str, memory_
         )
 
         def make_part(slot: str, context: LayerContext = context) -> Any:
-            return build(slot, getattr(options, slot), key=f"{key}.{slot}", context=context)
+            part = build(slot, getattr(options, slot), key=f"{key}.{slot}", context=context)
+            _check_direction(part, slot, getattr(options, slot), context)
+            return part
 
-        layers.append(build("layer", options.layer, key=f"{key}.layer", context=context, make_part=make_part))
+        layer = build("layer", options.layer, key=f"{key}.layer", context=context, make_part=make_part)
+        _check_direction(layer, "layer", options.layer, context)
+        layers.append(layer)
     for layer in layers[:1]:
         _check_unused(options, layer, key)
     stack: Stack = build(
         "stack", options.stack, key=f"{key}.stack", layers=layers, make_norm=lambda: make_norm(options.embed_dim)
     )
     return stack
+
+
+def _check_direction(part: Part, slot: str, node: Mapping[str, Any], context: LayerContext) -> None:
+    """Refuse in an encoder what cannot see later positions."""
+    if part.causal_only and not context.causal:
+        components = slots()[slot].components.items()
+        valid = sorted(name for name, c in components if not getattr(c.factory, "causal_only", False))
+        raise ConfigError(
+            f"{context.key}.{slot}.name={node['name']} sees only earlier positions and works in decoders alone; "
+            f"valid options: {', '.join(repr(name) for name in valid)}"
+        )
 
 
 def _check_unused(options: StackOptions, layer: Layer, key: str) -> None:

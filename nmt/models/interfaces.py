@@ -109,6 +109,9 @@ class Part(nn.Module, ABC):
     follows: bool = False
     """True where it reads what the layer below left in the same pass, and so cannot run without that layer."""
 
+    causal_only: bool = False
+    """True where a position can see no later one, whatever the mask: an encoder then refuses it."""
+
     @classmethod
     def select_layers(cls, node: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
         """The configuration node for a stack of which only some layers are left.

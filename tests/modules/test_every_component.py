@@ -41,6 +41,15 @@ CASES |= {
     "learned-positions": ["model.embedding.positions=learned"],
     "no-positions": ["model.embedding.positions=none"],
     "gated": ["model.decoder.feed_forward.activation=swiglu"],
+    **{
+        f"{name}-rms_norm-gated": [
+            f"model.decoder.self_attention.name={name}",
+            "model.norm.name=rms_norm",
+            "model.decoder.feed_forward.activation=swiglu",
+        ]
+        for name in ("average", "ssru")
+    },
+    "average-raw": ["model.decoder.self_attention={name: average, average_input: raw}"],
     "other-width": ["model.encoder.embed_dim=24", "model.embedding.share=decoder"],
     "other-heads": ["model.decoder.self_attention.num_heads=4", "model.decoder.cross_attention.num_heads=1"],
     "shared-blocks": [
@@ -52,12 +61,11 @@ CASES |= {
     "dropout": ["model.dropout=0.5", "model.attention_dropout=0.5", "model.activation_dropout=0.5"],
 }
 ENCODER_SLOTS = ("self_attention", "feed_forward", "layer", "stack")
-DECODER_ONLY = {("layer", "compressed"), ("self_attention", "average"), ("self_attention", "ssru")}
 ENCODER_CASES = {
     f"{slot}-{name}": [f"model.encoder.{slot}.name={name}"]
     for slot in ENCODER_SLOTS
-    for name in slots()[slot].components
-    if (slot, name) not in DECODER_ONLY
+    for name, component in slots()[slot].components.items()
+    if not getattr(component.factory, "causal_only", False)
 }
 
 SRC = torch.tensor([[4, 5, 6, 7, 8, 9, 2], [10, 11, 12, 2, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0]])
