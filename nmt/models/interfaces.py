@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nmt.models.bands import BandedVectors
 from nmt.models.masks import SelfMask
 from nmt.models.state import DecoderState, State, Step
 from nmt.registry import declare_slot
@@ -236,7 +237,15 @@ class Embedding(nn.Module, ABC):
 
     @abstractmethod
     def output_weight(self) -> nn.Parameter | None:
-        """The matrix (vocab_size, embed_dim) that the output shares; None when it has its own."""
+        """The matrix (vocab_size, embed_dim) that the output shares; None when it has its own.
+
+        Raises:
+            ConfigError: the output is to share vectors, but these form no such matrix (see ``output_bands``).
+        """
+
+    def output_bands(self) -> BandedVectors | None:
+        """Vectors in bands that an output of the same bands shares; None when it has its own."""
+        return None
 
 
 @dataclass(frozen=True)
