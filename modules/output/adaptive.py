@@ -21,6 +21,10 @@ from nmt.models.interfaces import Embedding, Output
 from nmt.registry import register
 
 
+CHEAP_TO_ASK = ("cpu",)
+"""Devices where reading a value costs nothing."""
+
+
 @dataclass
 class AdaptiveOutputOptions:
     """Options of ``adaptive`` (output). Label smoothing: see ``AdaptiveOutput.loss``."""
@@ -121,6 +125,32 @@ class AdaptiveOutput(Output):
         for index, tail in enumerate(self.tails, start=self.head_size):
             parts.append(head[..., index : index + 1] + tail(hidden))
         return torch.cat(parts, dim=-1).index_select(-1, self.order.ranks)
+
+    def top_log_probs(self, hidden: Tensor, k: int) -> Tensor:
+        """See ``Output.top_log_probs``: no word is more probable than its cluster.
+
+        So a tail runs for the rows alone whose cluster reaches their k-th best word so far. Which rows these are must
+        be read, which costs nothing on a CPU; elsewhere it would stall the queue, and all tails run for all rows.
+        """
+        if hidden.device.type not in CHEAP_TO_ASK:
+            return self.log_probs(hidden)
+        head = self._head(hidden)
+        ranked = head.new_full((len(hidden), len(self.order.ranks)), -torch.inf)
+        ranked[:, : self.head_size] = head[:, : self.head_size]
+        best = head[:, : self.head_size].topk(min(k, self.head_size), dim=1).values  # of the words so far
+        for cluster, (tail, start, end) in enumerate(self._tails(), start=self.head_size):
+            bound = head[:, cluster]
+            rows = (bound >= best[:, -1]).nonzero().squeeze(1) if best.size(1) == k else torch.arange(len(hidden))
+            if not len(rows):
+                continue
+            found = bound[rows].unsqueeze(1) + tail(hidden[rows])
+            ranked[rows, start:end] = found
+            if best.size(1) == k:
+                best[rows] = torch.cat([best[rows], found], dim=1).topk(k, dim=1).values
+            else:
+                known = torch.cat([best, found], dim=1)
+                best = known.topk(min(k, known.size(1)), dim=1).values
+        return ranked.index_select(1, self.order.ranks)
 
     def loss(self, hidden: Tensor, target: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
         """See ``Output.loss``; a tail runs for its own tokens only.

@@ -276,6 +276,13 @@ class Output(nn.Module, ABC):
     def log_probs(self, hidden: Tensor) -> Tensor:
         """(..., embed_dim) to log-probabilities (..., vocab_size), base e, float32."""
 
+    def top_log_probs(self, hidden: Tensor, k: int) -> Tensor:
+        """As ``log_probs`` (rows, vocab_size), for a search that reads the k best of a row.
+
+        Those k and the special words' are exact; what is below them may be minus infinity instead.
+        """
+        return self.log_probs(hidden)
+
     @abstractmethod
     def loss(self, hidden: Tensor, target: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy of the given tokens against smoothed and against true targets.
