@@ -29,7 +29,7 @@ def default_cutoffs(vocab_size: int) -> list[int]:
     """
     cutoffs: list[int] = []
     for cutoff in (max(8, vocab_size // 12), vocab_size // 3):
-        if (cutoffs[-1] if cutoffs else 0) < cutoff < vocab_size:
+        if (cutoffs[-1] if cutoffs else NUM_SPECIAL) < cutoff < vocab_size:
             cutoffs.append(cutoff)
     return cutoffs
 

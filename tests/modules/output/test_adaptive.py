@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def smoothed(output: Any, hidden: Tensor, target: Tensor, eps: float) -> Tensor:
     lprobs = output.log_probs(hidden)[:, ranks.argsort()]  # by rank
     loss = -(1 - eps) * lprobs.gather(1, ranks[target].unsqueeze(1)).sum()
     loss = loss - eps / len(ranks) * lprobs[:, : bounds[1]].sum()
-    for start, end in zip(bounds[1:-1], bounds[2:]):
+    for start, end in pairwise(bounds[1:]):
         band = lprobs[:, start:end]
         own = (ranks[target] >= start) & (ranks[target] < end)
         loss = loss - eps / len(ranks) * (band[own].sum() + (end - start) * band[~own].logsumexp(1).sum())
