@@ -20,7 +20,6 @@ from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import Embedding, Output
 from nmt.registry import register
 
-
 CHEAP_TO_ASK = ("cpu",)
 """Devices where reading a value costs nothing."""
 

@@ -80,7 +80,7 @@ class ParallelSplit:
 
     def counts(self, side: str) -> IntArray:
         """How often every id of ``source`` or ``target`` occurs, each line's eos counted (vocab_size,) int64."""
-        return np.sum([shard.counts(side) for shard in self._shards], axis=0, dtype=np.int64)
+        return np.stack([shard.counts(side) for shard in self._shards]).sum(axis=0)
 
     def text(self, side: str, line: int) -> str:
         """Raw text of one line of ``source`` or ``target``."""
