@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, option
+from nmt.models.bands import BandedVectors
 from nmt.models.dropout import Dropout
 from nmt.models.initialisation import init_embedding
 from nmt.models.interfaces import Embedding, VocabularySizes
@@ -64,7 +65,7 @@ def sinusoids(length: int, dim: int) -> Tensor:
 class _Side(nn.Module):
     """Words and positions of one side."""
 
-    def __init__(self, words: nn.Embedding, options: LearnedEmbeddingOptions, dropout: float) -> None:
+    def __init__(self, words: nn.Embedding | BandedVectors, options: LearnedEmbeddingOptions, dropout: float) -> None:
         super().__init__()
         dim = words.embedding_dim
         self.words = words
@@ -92,8 +93,7 @@ class LearnedEmbedding(Embedding):
     def __init__(self, options: LearnedEmbeddingOptions, *, sizes: VocabularySizes) -> None:
         super().__init__()
         self.max_positions = options.max_positions
-        target_words = nn.Embedding(sizes.target, sizes.decoder_dim, padding_idx=PAD)
-        init_embedding(target_words)
+        target_words = self.make_words(options, sizes.target, sizes.decoder_dim)
         if options.share is Share.all:
             if not sizes.joint:
                 raise ConfigError(
@@ -108,11 +108,16 @@ class LearnedEmbedding(Embedding):
                 )
             source_words = target_words
         else:
-            source_words = nn.Embedding(sizes.source, sizes.encoder_dim, padding_idx=PAD)
-            init_embedding(source_words)
+            source_words = self.make_words(options, sizes.source, sizes.encoder_dim)
         self.source = _Side(source_words, options, sizes.dropout)
         self.target = _Side(target_words, options, sizes.dropout)
         self.tied_output = options.share is not Share.none
+
+    def make_words(self, options: Any, vocab_size: int, dim: int) -> Any:
+        """Vectors of the words of a side, or of both: a module from ids (...) to (..., dim), with ``embedding_dim``."""
+        words = nn.Embedding(vocab_size, dim, padding_idx=PAD)
+        init_embedding(words)
+        return words
 
     def embed_source(self, tokens: Tensor) -> Tensor:
         return self.source(tokens)

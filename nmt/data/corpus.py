@@ -78,6 +78,10 @@ class ParallelSplit:
         flats, lengths = zip(*parts) if parts else ([np.zeros(0, np.int64)], [np.zeros(0, np.int64)])
         return np.concatenate(flats), np.concatenate(lengths)
 
+    def counts(self, side: str) -> IntArray:
+        """How often every id of ``source`` or ``target`` occurs, each line's eos counted (vocab_size,) int64."""
+        return np.stack([shard.counts(side) for shard in self._shards]).sum(axis=0)
+
     def text(self, side: str, line: int) -> str:
         """Raw text of one line of ``source`` or ``target``."""
         shard, row = self._locate(line)

@@ -127,6 +127,13 @@ class TrainBatches:
         """Share of padding among the cells of an epoch's batches, both sides together (before random segmentation)."""
         return padding_share(self.plan(epoch), self._source, self._target)
 
+    def word_counts(self, side: str) -> IntArray:
+        """How often every id of ``source`` or ``target`` occurs in the training splits, by their weights.
+
+        Pairs that are left out count too, and random segmentation does not (vocab_size,) float64.
+        """
+        return np.sum([weight * split.counts(side) for split, weight in zip(self._splits, self._weights)], axis=0)
+
     # --- the batches --------------------------------------------------------------------------------------------------
 
     def epoch(

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nmt.config import DataError
+from nmt.text.vocabulary import EOS
 from nmt.untrusted import check_inside, file_size
 
 IntArray = npt.NDArray[Any]
@@ -33,6 +34,8 @@ HEADER = re.compile(
     re.DOTALL,
 )
 MOST_HEADER_BYTES = 4096
+COUNTED_IDS = 1 << 22
+"""Ids that are counted at once; numpy makes int64 of them."""
 
 
 def file_name(side: str, shard: int, kind: str) -> str:
@@ -180,6 +183,19 @@ class Shard:
         """
         offsets = self.array(side, "ids_offsets")
         return self._checked(side, self.array(side, "ids")[offsets[line] : offsets[line + 1]])
+
+    def counts(self, side: str) -> IntArray:
+        """How often every id of the vocabulary occurs, each line's eos counted (vocab_size,) int64.
+
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
+        ids, size = self.array(side, "ids"), self.vocab_sizes[side]
+        counts = np.zeros(size, np.int64)
+        for start in range(0, len(ids), COUNTED_IDS):
+            counts += np.bincount(self._checked(side, ids[start : start + COUNTED_IDS]), minlength=size)
+        counts[EOS] += self.lines
+        return counts
 
     def gather(self, side: str, lines: IntArray) -> tuple[IntArray, IntArray]:
         """Ids of some lines, one after the other, and the length of each (int64); `lengths` has checked the offsets.

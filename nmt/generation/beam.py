@@ -80,7 +80,8 @@ class _BeamSearch:
     def run(self) -> list[list[Hypothesis]]:
         results: list[list[Hypothesis]] = [[] for _ in self.sentences]
         for step in range(self.num_steps):
-            lprobs = self.model.step(self.last.view(-1, 1), self.state)  # (B * beam, vocab_size)
+            top = self.constraints.top(step, 2 * self.width)
+            lprobs = self.model.step(self.last.view(-1, 1), self.state, top)  # (B * beam, vocab_size)
             self.constraints.apply(lprobs, step, None if self.texts is None else self.texts[:, :step])
             lprobs = lprobs.view(len(self.sentences), self.options.beam, -1)
             parents = self._advance(lprobs, step)

@@ -34,6 +34,18 @@ class Constraints:
         self.prefix_lengths = [self.prefix_lengths[i] for i in kept]
         self.table = self.table.index_select(0, sentences)
 
+    def top(self, step: int, k: int) -> int | None:
+        """Of how many of a row's best tokens the k best that are allowed come; None: of any number.
+
+        Args:
+            step: tokens so far.
+            k: tokens that a search reads.
+        """
+        options = self.options
+        if options.no_repeat_ngram or options.diverse_groups > 1 or step < max(self.prefix_lengths):
+            return None
+        return k + EOS + 1  # PAD, BOS and EOS may be forbidden
+
     def apply(self, lprobs: Tensor, step: int, tokens: Tensor | None) -> None:
         """Forbid tokens, in place.
 

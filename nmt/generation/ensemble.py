@@ -50,7 +50,8 @@ class Ensemble:
         each = zip(self.models, encoder_out)
         return EnsembleState([model.init_state(out, beam=beam, max_len=max_len) for model, out in each])
 
-    def step(self, tokens: Tensor, state: EnsembleState) -> Tensor:
+    def step(self, tokens: Tensor, state: EnsembleState, top: int | None = None) -> Tensor:
+        # The best of the mean need not be among the best of any member: all of them are needed.
         return mean_of_probabilities([model.step(tokens, s) for model, s in zip(self.models, state.states)])
 
 

@@ -34,8 +34,11 @@ class TranslationModel(Protocol):
     def init_state(self, encoder_out: Any, /, *, beam: int, max_len: int) -> Any:
         """A ``DecoderState`` for at most ``max_len`` decoder inputs (BOS counted)."""
 
-    def step(self, tokens: Tensor, state: Any, /) -> Tensor:
-        """Log-probabilities (rows, vocab_size) fp32 after ``tokens`` (rows, m); the caller may overwrite it."""
+    def step(self, tokens: Tensor, state: Any, /, top: int | None = None) -> Tensor:
+        """Log-probabilities (rows, vocab_size) fp32 after ``tokens`` (rows, m); the caller may overwrite it.
+
+        With ``top``, only so many of the best of a row and the special words need be right; the rest may be lower.
+        """
 
 
 class ScoringModel(TranslationModel, Protocol):

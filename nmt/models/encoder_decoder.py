@@ -141,18 +141,19 @@ class EncoderDecoder(nn.Module):
         """State for ``beam`` hypotheses of every sentence, up to ``max_len`` target positions each."""
         return self.decoder.init_state(encoder_out, beam, max_len)
 
-    def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
+    def step(self, tokens: Tensor, state: DecoderState, top: int | None = None) -> Tensor:
         """Extend every hypothesis by ``tokens`` and predict what comes next.
 
         Args:
             tokens: int64 (rows, num_tokens): one token, or a prefix at once.
             state: advanced in place.
+            top: how many of the best of a row must be exact, see ``Output.top_log_probs``; None = all.
 
         Returns:
             Log-probabilities of the next token, float32 (rows, vocab_size).
         """
-        hidden = self.decoder.step(tokens, state)
-        return self.output.log_probs(hidden[:, -1])
+        hidden = self.decoder.step(tokens, state)[:, -1]
+        return self.output.log_probs(hidden) if top is None else self.output.top_log_probs(hidden, top)
 
 
 def build_model(node: Mapping[str, Any], *, source_size: int, target_size: int, joint: bool) -> EncoderDecoder:

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nmt.models.bands import BandedVectors
 from nmt.models.masks import SelfMask
 from nmt.models.state import DecoderState, State, Step
 from nmt.registry import declare_slot
@@ -269,7 +270,15 @@ class Embedding(nn.Module, ABC):
 
     @abstractmethod
     def output_weight(self) -> nn.Parameter | None:
-        """The matrix (vocab_size, embed_dim) that the output shares; None when it has its own."""
+        """The matrix (vocab_size, embed_dim) that the output shares; None when it has its own.
+
+        Raises:
+            ConfigError: the output is to share vectors, but these form no such matrix (see ``output_bands``).
+        """
+
+    def output_bands(self) -> BandedVectors | None:
+        """Vectors in bands that an output of the same bands shares; None when it has its own."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -299,6 +308,13 @@ class Output(nn.Module, ABC):
     @abstractmethod
     def log_probs(self, hidden: Tensor) -> Tensor:
         """(..., embed_dim) to log-probabilities (..., vocab_size), base e, float32."""
+
+    def top_log_probs(self, hidden: Tensor, k: int) -> Tensor:
+        """As ``log_probs`` (rows, vocab_size), for a search that reads the k best of a row.
+
+        Those k and the special words' are exact; what is below them may be minus infinity instead.
+        """
+        return self.log_probs(hidden)
 
     @abstractmethod
     def loss(self, hidden: Tensor, target: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:

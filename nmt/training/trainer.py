@@ -21,6 +21,7 @@ from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches, training_splits
 from nmt.device import peak_memory_mib, torch_device
 from nmt.files import remove_leftovers
+from nmt.models.bands import FrequencyOrder
 from nmt.models.encoder_decoder import EncoderDecoder, num_parameters
 from nmt.ranks import Ranks
 from nmt.registry import build, discover, find
@@ -180,6 +181,8 @@ class Trainer:
             adopt_config(self.folder, self.config, extendable=extendable, processes=self.ranks.world)
         restore_newest(self.learner, self.store, self.ranks)
         progress = self.learner.progress
+        if not progress.update:
+            self._order_words()
         parameters = num_parameters(self.model)
         if self.ranks.first:
             append_manifest(
@@ -213,6 +216,13 @@ class Trainer:
                 return self._epochs()
         finally:
             self.log.close()
+
+    def _order_words(self) -> None:
+        """Tell the parts of a new model that rank words by frequency how often each occurs in the training data."""
+        for order in self.model.modules():
+            if isinstance(order, FrequencyOrder):
+                counts = [self.batches.word_counts(side) for side in sorted(order.sides)]
+                order.use(torch.from_numpy(sum(counts)))
 
     def _reached_end(self) -> bool:
         loop, progress = self.options.train, self.learner.progress

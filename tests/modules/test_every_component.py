@@ -33,11 +33,15 @@ CASES = {
 }
 CASES |= {
     f"{slot}-{name}": [f"model.{slot}.name={name}"]
-    for slot in ("norm", "embedding")
+    for slot in ("norm", "embedding", "output")
     for name in slots()[slot].components
 }
 CASES |= {
     "post-norm": [f"model.{side}.layer.norm_position=post" for side in ("encoder", "decoder")],
+    "adaptive-shared": [
+        "model.embedding={name: adaptive, share: all, cutoffs: [6, 12]}",
+        "model.output={name: adaptive, cutoffs: [6, 12]}",
+    ],
     "learned-positions": ["model.embedding.positions=learned"],
     "no-positions": ["model.embedding.positions=none"],
     "gated": ["model.decoder.feed_forward.activation=swiglu"],

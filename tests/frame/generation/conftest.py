@@ -53,7 +53,7 @@ class TableModel:
     def init_state(self, encoder_out: list[tuple[int, ...]], *, beam: int, max_len: int) -> TableState:
         return TableState(encoder_out, [()] * (len(encoder_out) * beam), beam, max_len)
 
-    def step(self, tokens: Tensor, state: TableState) -> Tensor:
+    def step(self, tokens: Tensor, state: TableState, top: int | None = None) -> Tensor:
         self.num_steps += 1
         state.prefixes = [p + tuple(t) for p, t in zip(state.prefixes, tokens.tolist())]
         assert all(len(p) <= state.max_len for p in state.prefixes)
