@@ -1,0 +1,106 @@
+"""Feed-forward networks side by side, each for its own rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nmt.models.dropout import Dropout
+
+from .dense import GATED, PLAIN, Activation
+
+
+class Experts(nn.Module):
+    """Feed-forward networks of one shape; the first dimension of every parameter is the expert.
+
+    Args:
+        num_experts: how many.
+        embed_dim: width of input and output.
+        ffn_dim: inner width of each.
+        activation: as in ``dense``.
+        bias: whether projections have biases.
+        dropout: after the activation.
+    """
+
+    def __init__(
+        self, num_experts: int, embed_dim: int, ffn_dim: int, activation: Activation, *, bias: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.gated = activation in GATED
+        self.activation = (GATED if self.gated else PLAIN)[activation]
+        parts = 2 if self.gated else 1
+        self.inner_weight = nn.Parameter(torch.empty(num_experts, parts * ffn_dim, embed_dim))
+        self.outer_weight = nn.Parameter(torch.empty(num_experts, embed_dim, ffn_dim))
+        self.inner_bias = nn.Parameter(torch.zeros(num_experts, parts * ffn_dim)) if bias else None
+        self.outer_bias = nn.Parameter(torch.zeros(num_experts, embed_dim)) if bias else None
+        self.dropout = Dropout(dropout)
+        for inner, outer in zip(self.inner_weight.detach(), self.outer_weight.detach()):
+            for block in inner.chunk(parts, dim=0):
+                nn.init.xavier_uniform_(block)
+            nn.init.xavier_uniform_(outer)
+
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        """Transform rows that are sorted by expert.
+
+        Args:
+            x: (num_rows, embed_dim).
+            counts: int64 (num_experts,), rows of each expert; they sum to num_rows.
+
+        Returns:
+            (num_rows, embed_dim).
+        """
+        x = grouped_linear(x, counts, self.inner_weight, self.inner_bias)  # (num_rows, ffn_dim), or twice as wide
+        if self.gated:
+            gate, value = x.chunk(2, dim=-1)
+            x = self.activation(gate) * value
+        else:
+            x = self.activation(x)
+        return grouped_linear(self.dropout(x), counts, self.outer_weight, self.outer_bias)
+
+
+def grouped_linear(x: Tensor, counts: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The linear map x W_g^T + b_g of every row x of group g.
+
+    Args:
+        x: (num_rows, in_features), sorted by group.
+        counts: int64 (num_groups,), rows of each group; they sum to num_rows.
+        weight: (num_groups, out_features, in_features).
+        bias: (num_groups, out_features), or None.
+
+    Returns:
+        (num_rows, out_features), of the number format that autocast gives a linear map.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    if not _has_grouped_product(weight):
+        return _one_by_one(x, counts, weight, bias)
+    ends = counts.cumsum(0)
+    y = F.grouped_mm(x, weight.transpose(1, 2), offs=ends.to(torch.int32))
+    if bias is None:
+        return y
+    rows = torch.arange(len(x), device=x.device)
+    groups = torch.searchsorted(ends, rows, right=True)
+    # A product, because its gradient is one too: indexing's would add row to row.
+    return torch.addmm(y, F.one_hot(groups, len(counts)).to(y.dtype), bias)
+
+
+def _has_grouped_product(weight: Tensor) -> bool:
+    """Whether this version of torch multiplies all groups in one call; it wants rows of whole 16 bytes."""
+    if not hasattr(F, "grouped_mm") or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
+    return all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:])
+
+
+def _one_by_one(x: Tensor, counts: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same, a product for each group that has rows."""
+    sizes = counts.tolist()
+    outputs = [
+        F.linear(rows, weight[group], None if bias is None else bias[group])
+        for group, rows in enumerate(torch.split(x, sizes))
+        if len(rows)
+    ]
+    return torch.cat(outputs) if outputs else x.new_zeros(0, weight.size(1))
