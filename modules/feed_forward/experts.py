@@ -10,6 +10,10 @@ from nmt.models.dropout import Dropout
 
 from .dense import GATED, PLAIN, Activation
 
+BLOCK = 32
+"""On a CPU, oneDNN compiles a product in bfloat16 for every shape that it has not met of late, which takes longer than
+the product: groups are therefore filled up to whole blocks of so many rows, where that does not add many."""
+
 
 class Experts(nn.Module):
     """Feed-forward networks of one shape; the first dimension of every parameter is the expert.
@@ -50,6 +54,16 @@ class Experts(nn.Module):
         Returns:
             (num_rows, embed_dim).
         """
+        if not _compiles_shapes(x) or len(x) < BLOCK * len(counts):
+            return self._transform(x, counts)
+        room = (counts + BLOCK - 1) // BLOCK * BLOCK
+        ends = room.cumsum(0)
+        shift = (ends - room) - (counts.cumsum(0) - counts)
+        slots = torch.arange(len(x)) + shift.repeat_interleave(counts)
+        filled = x.new_zeros(int(ends[-1]), x.size(1)).index_copy(0, slots, x)
+        return self._transform(filled, room).index_select(0, slots)
+
+    def _transform(self, x: Tensor, counts: Tensor) -> Tensor:
         x = grouped_linear(x, counts, self.inner_weight, self.inner_bias)  # (num_rows, ffn_dim), or twice as wide
         if self.gated:
             gate, value = x.chunk(2, dim=-1)
@@ -71,11 +85,9 @@ def grouped_linear(x: Tensor, counts: Tensor, weight: Tensor, bias: Tensor | Non
     Returns:
         (num_rows, out_features), of the number format that autocast gives a linear map.
     """
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+    dtype = _product_dtype(x)
+    x, weight = x.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
     if not _has_grouped_product(weight):
         return _one_by_one(x, counts, weight, bias)
     ends = counts.cumsum(0)
@@ -88,6 +100,17 @@ def grouped_linear(x: Tensor, counts: Tensor, weight: Tensor, bias: Tensor | Non
     return torch.addmm(y, F.one_hot(groups, len(counts)).to(y.dtype), bias)
 
 
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """The number format of a product with rows like these."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _compiles_shapes(x: Tensor) -> bool:
+    """See ``BLOCK``."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and _product_dtype(x) is torch.bfloat16
+
+
 def _has_grouped_product(weight: Tensor) -> bool:
     """Whether this version of torch multiplies all groups in one call; it wants rows of whole 16 bytes."""
     if not hasattr(F, "grouped_mm") or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -97,10 +120,6 @@ def _has_grouped_product(weight: Tensor) -> bool:
 
 def _one_by_one(x: Tensor, counts: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same, a product for each group that has rows."""
-    sizes = counts.tolist()
-    outputs = [
-        F.linear(rows, weight[group], None if bias is None else bias[group])
-        for group, rows in enumerate(torch.split(x, sizes))
-        if len(rows)
-    ]
-    return torch.cat(outputs) if outputs else x.new_zeros(0, weight.size(1))
+    biases = [None] * len(counts) if bias is None else bias.unbind()
+    groups = zip(torch.split(x, counts.tolist()), weight.unbind(), biases)
+    return torch.cat([F.linear(rows, w, b) for rows, w, b in groups if len(rows) or not len(x)])
