@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmt.models.dropout import Dropout
+from nmt.models.experts import Experts
 
 from .dense import GATED, PLAIN, Activation
 
@@ -15,7 +16,7 @@ BLOCK = 32
 the product: groups are therefore filled up to whole blocks of so many rows, where that does not add many."""
 
 
-class Experts(nn.Module):
+class FeedForwardExperts(Experts):
     """Feed-forward networks of one shape; the first dimension of every parameter is the expert.
 
     Args:
@@ -44,16 +45,7 @@ class Experts(nn.Module):
                 nn.init.xavier_uniform_(block)
             nn.init.xavier_uniform_(outer)
 
-    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
-        """Transform rows that are sorted by expert.
-
-        Args:
-            x: (num_rows, embed_dim).
-            counts: int64 (num_experts,), rows of each expert; they sum to num_rows.
-
-        Returns:
-            (num_rows, embed_dim).
-        """
+    def transform(self, x: Tensor, counts: Tensor) -> Tensor:
         if not _compiles_shapes(x) or len(x) < BLOCK * len(counts):
             return self._transform(x, counts)
         room = (counts + BLOCK - 1) // BLOCK * BLOCK

@@ -20,7 +20,7 @@ from nmt.models.interfaces import FeedForward, ForwardPass, LayerContext
 from nmt.registry import register
 
 from .dense import Activation, DenseFeedForward, DenseOptions
-from .experts import Experts
+from .experts import FeedForwardExperts
 from .routing import GShard, NoisyTopK, Router, Routing, Switch, squared_variation
 
 
@@ -99,7 +99,7 @@ class MixtureOfExperts(FeedForward):
             self.dense = DenseFeedForward(dense, context=context)
             return
         self.router = _router(options, context.embed_dim, key)
-        self.experts = Experts(
+        self.experts = FeedForwardExperts(
             options.experts,
             context.embed_dim,
             options.ffn_dim or context.ffn_dim,

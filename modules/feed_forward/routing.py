@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TIE = 1e-6
+TIE = 2e-7
 """Training chooses between probabilities closer than this by chance: topk would give the lowest expert all ties."""
 
 SECOND_THRESHOLD = 0.2

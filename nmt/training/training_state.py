@@ -15,9 +15,7 @@ from nmt.config import DataError
 from nmt.models.encoder_decoder import EncoderDecoder
 from nmt.training.checkpoint import (
     MODEL_FILE,
-    check_tensors,
     load_config,
-    model_tensors,
     read_tensors,
     save_tensors,
 )
@@ -156,9 +154,9 @@ class Learner:
         path = folder / TENSORS_FILE
         tensors, weights = read_tensors(path), read_tensors(folder / MODEL_FILE)
         raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
-        check_tensors(model_tensors(self.model), weights, folder / MODEL_FILE)
+        self.parallel.check(weights, folder / MODEL_FILE)
         if self.average.decay:
-            check_tensors(model_tensors(self.model), raw, path)
+            self.parallel.check(raw, path)
         check_random(tensors, self.parallel.ranks.rank, path)
         optimizer = {"state": self._optimizer_state(tensors, path), "param_groups": groups}
         return _Stored(weights, raw, optimizer, scaler, tensors, progress)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from nmt.modules.feed_forward import experts as experts_module
-from nmt.modules.feed_forward.experts import Experts, grouped_linear
+from nmt.modules.feed_forward.experts import FeedForwardExperts, grouped_linear
 from nmt.modules.feed_forward.moe import MixtureOfExperts
 from nmt.modules.feed_forward.routing import Routing, balance, chosen_probability, squared_variation
 from torch import Tensor
@@ -472,7 +472,7 @@ def test_experts_start_like_dense_networks() -> None:
     from nmt.modules.feed_forward.dense import Activation
 
     torch.manual_seed(0)
-    experts = Experts(3, 64, 256, Activation.swiglu, bias=True, dropout=0.0)
+    experts = FeedForwardExperts(3, 64, 256, Activation.swiglu, bias=True, dropout=0.0)
     for weight, fans in ((experts.inner_weight, 64 + 256), (experts.outer_weight, 256 + 64)):
         for one in weight:
             assert one.std().item() == pytest.approx(math.sqrt(2 / fans), rel=0.03)
