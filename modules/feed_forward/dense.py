@@ -32,12 +32,12 @@ class Activation(Enum):
     swiglu = "swiglu"
 
 
-_PLAIN: dict[Activation, Callable[[Tensor], Tensor]] = {
+PLAIN: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.relu: F.relu,
     Activation.gelu: F.gelu,
     Activation.silu: F.silu,
 }
-_GATED: dict[Activation, Callable[[Tensor], Tensor]] = {
+GATED: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.glu: F.sigmoid,
     Activation.reglu: F.relu,
     Activation.geglu: F.gelu,
@@ -61,8 +61,8 @@ class DenseFeedForward(FeedForward):
     def __init__(self, options: DenseOptions, *, context: LayerContext) -> None:
         super().__init__()
         ffn_dim = options.ffn_dim or context.ffn_dim
-        self.gated = options.activation in _GATED
-        self.activation = (_GATED if self.gated else _PLAIN)[options.activation]
+        self.gated = options.activation in GATED
+        self.activation = (GATED if self.gated else PLAIN)[options.activation]
         parts = 2 if self.gated else 1
         self.inner = nn.Linear(context.embed_dim, parts * ffn_dim, bias=options.bias)
         self.outer = nn.Linear(ffn_dim, context.embed_dim, bias=options.bias)

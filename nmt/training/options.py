@@ -24,6 +24,7 @@ class Parallel(Enum):
 
     replicate = "replicate"
     shard = "shard"
+    experts = "experts"
 
 
 class Metric(Enum):

@@ -1,7 +1,9 @@
-"""How processes share the training of one model: a replica each, or a shard each (``train.parallel``)."""
+"""How processes share the training of one model: a replica each, or parts of it (``train.parallel``)."""
 
 from __future__ import annotations
 
+import copy
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nmt.config import ConfigError
 from nmt.data.batch import Batch
 from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.interfaces import Stack
 from nmt.ranks import Ranks
-from nmt.training.checkpoint import load_tensors, model_tensors
+from nmt.text.vocabulary import BOS, EOS, PAD
+from nmt.training.checkpoint import check_tensors, load_tensors, model_tensors
 from nmt.training.options import Parallel
 
 NORMALISER = 4096.0
@@ -31,12 +36,13 @@ class Replicas:
         model: what is trained.
         ranks: the processes.
         parameters: what the optimiser of this process updates.
+        replicated: those of them that every process holds alike.
     """
 
     def __init__(self, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
         self.model = model.to(device)
         self.ranks = ranks
-        self.parameters = list(self.model.parameters())
+        self.parameters = self.replicated = list(self.model.parameters())
 
     # --- an update ----------------------------------------------------------------------------------------------------
 
@@ -62,9 +68,9 @@ class Replicas:
         """
         if self.ranks.world == 1:
             return num_tokens, stop
-        present = [int(p.grad is not None) for p in self.parameters]
+        present = [int(p.grad is not None) for p in self.replicated]
         total, stops, *counts = self.ranks.sum([num_tokens, int(stop), *present])
-        for bucket in _buckets([p for p, count in zip(self.parameters, counts) if count]):
+        for bucket in _buckets([p for p, count in zip(self.replicated, counts) if count]):
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
             flat = torch.cat([grad.flatten() for grad in grads])
             self.ranks.all_reduce(flat)
@@ -103,6 +109,14 @@ class Replicas:
         """What of the model lies here, by name."""
         return model_tensors(self.model)
 
+    def check(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """Compare whole tensors with the model.
+
+        Raises:
+            DataError: see ``check_tensors``.
+        """
+        check_tensors(model_tensors(self.model), tensors, path)
+
     def load(self, tensors: Mapping[str, Tensor], path: Path) -> None:
         """Copy whole tensors into the model; names and shapes must be exactly the model's.
 
@@ -115,6 +129,46 @@ class Replicas:
     def evaluated(self) -> Iterator[EncoderDecoder]:
         """A whole model with the weights of now, to validate with."""
         yield self.model
+
+
+class Divided(Replicas):
+    """Every process holds a part of the model, so they meet within each pass: all run as many, through the same layers.
+
+    Raises:
+        ConfigError: a stack skips layers at random.
+    """
+
+    def __init__(self, parallel: Parallel, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
+        if any(stack.skips_layers for stack in model.modules() if isinstance(stack, Stack)):
+            raise ConfigError(
+                f"train.parallel={parallel.value}: all processes must run the same layers, but layer_drop skips some "
+                "at random; give layer_drop=0 or train.parallel=replicate"
+            )
+        self.model = model
+        self.ranks = ranks
+        self.device = device
+        self._plain = copy.deepcopy(model)
+
+    def filled(self, batches: Sequence[Batch], rounds: int) -> Sequence[Batch]:
+        # Who has fewer batches than others runs some without target tokens.
+        return [*batches, *[_blank()] * (rounds - len(batches))]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: tensor.cpu() for name, tensor in self._wholes() if self.ranks.first}
+
+    @contextmanager
+    def evaluated(self) -> Iterator[EncoderDecoder]:
+        own = model_tensors(self._plain.to(self.device))
+        for name, tensor in self._wholes():
+            own[name].copy_(tensor)
+        try:
+            yield self._plain
+        finally:
+            self._plain.cpu()
+
+    @abstractmethod
+    def _wholes(self) -> Iterator[tuple[str, Tensor]]:
+        """The whole tensors of the model, one after the other; every process must take all."""
 
 
 def distribute(parallel: Parallel, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> Replicas:
@@ -131,6 +185,10 @@ def distribute(parallel: Parallel, model: EncoderDecoder, ranks: Ranks, device: 
     """
     if parallel is Parallel.replicate or ranks.world == 1:
         return Replicas(model, ranks, device)
+    if parallel is Parallel.experts:
+        from nmt.training.experts import DealtExperts
+
+        return DealtExperts(model, ranks, device)
     from nmt.training.shards import Shards  # importing FSDP takes half as long as importing torch
 
     return Shards(model, ranks, device)
@@ -148,3 +206,8 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
             bucket, size = [], 0
     if bucket:
         yield bucket
+
+
+def _blank() -> Batch:
+    """A batch without target tokens: its loss and gradients are zero."""
+    return Batch(torch.tensor([[EOS]]), torch.tensor([[BOS]]), torch.tensor([[PAD]]), num_tokens=0, ids=[])

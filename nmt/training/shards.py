@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,16 +13,15 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from nmt.config import ConfigError
-from nmt.data.batch import Batch
 from nmt.models.encoder_decoder import EncoderDecoder
-from nmt.models.interfaces import Layer, Stack
+from nmt.models.interfaces import Layer
 from nmt.ranks import Ranks, exchanging
-from nmt.text.vocabulary import BOS, EOS, PAD
 from nmt.training.checkpoint import check_tensors, model_tensors
-from nmt.training.parallel import NORMALISER, Replicas
+from nmt.training.options import Parallel
+from nmt.training.parallel import NORMALISER, Divided
 
 
-class Shards(Replicas):
+class Shards(Divided):
     """Every process holds a part of each parameter, of its gradient and of the optimiser's state (FSDP2).
 
     Zhao et al. 2023, arXiv:2304.11277. Each layer is gathered when it runs and scattered again; what belongs to no
@@ -37,16 +34,10 @@ class Shards(Replicas):
     """
 
     def __init__(self, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
-        if any(stack.skips_layers for stack in model.modules() if isinstance(stack, Stack)):
-            raise ConfigError(
-                "train.parallel=shard: all processes must run the same layers, but layer_drop skips some at random; "
-                "give layer_drop=0 or train.parallel=replicate"
-            )
+        super().__init__(Parallel.shard, model, ranks, device)
         mesh = init_device_mesh(device.type, (ranks.world,))
         if device.type == "cpu":
             _probe(mesh)
-        self.device = device
-        self._plain = copy.deepcopy(model)
         units = [*_own_layers(model), model]
         for unit in units:
             fully_shard(unit, mesh=mesh)
@@ -54,15 +45,9 @@ class Shards(Replicas):
             assert isinstance(unit, FSDPModule)
             unit.unshard()  # the first time lays the shards out for good
             unit.reshard()
-        self.model = model
-        self.ranks = ranks
         self._sharded = list(model.parameters())
         self.parameters = [nn.Parameter(_local(p.detach()), requires_grad=p.requires_grad) for p in self._sharded]
         self._of = dict(zip(self.parameters, self._sharded))
-
-    def filled(self, batches: Sequence[Batch], rounds: int) -> Sequence[Batch]:
-        # Layers are gathered together: who has fewer batches than others runs some without target tokens.
-        return [*batches, *[_blank()] * (rounds - len(batches))]
 
     def reduce(self, num_tokens: int, stop: bool) -> tuple[int, bool]:
         total, stops = self.ranks.sum([num_tokens, int(stop)])
@@ -100,9 +85,6 @@ class Shards(Replicas):
         like = self._of[parameter]  # type: ignore[index]
         return self._rows(tensor) if tensor.shape == like.shape else tensor
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {name: tensor.cpu() for name, tensor in self._wholes() if self.ranks.first}
-
     def local(self) -> dict[str, Tensor]:
         return {name: _local(tensor) for name, tensor in model_tensors(self.model).items()}
 
@@ -112,18 +94,7 @@ class Shards(Replicas):
         for name, tensor in own.items():
             _local(tensor).copy_(self._rows(tensors[name]) if isinstance(tensor, DTensor) else tensors[name])
 
-    @contextmanager
-    def evaluated(self) -> Iterator[EncoderDecoder]:
-        own = model_tensors(self._plain.to(self.device))
-        for name, tensor in self._wholes():
-            own[name].copy_(tensor)
-        try:
-            yield self._plain
-        finally:
-            self._plain.cpu()
-
     def _wholes(self) -> Iterator[tuple[str, Tensor]]:
-        """The whole tensors of the model, one after the other; every process must take all."""
         with exchanging():
             for name, tensor in model_tensors(self.model).items():
                 yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -146,11 +117,6 @@ def _own_layers(model: nn.Module) -> list[nn.Module]:
     holders = Counter(p for layer in layers for p in layer.parameters())
     holders.update(p for m in model.modules() if m not in inside for p in m.parameters(recurse=False))
     return [layer for layer in layers if all(holders[p] == 1 for p in layer.parameters())]
-
-
-def _blank() -> Batch:
-    """A batch without target tokens: its loss and gradients are zero."""
-    return Batch(torch.tensor([[EOS]]), torch.tensor([[BOS]]), torch.tensor([[PAD]]), num_tokens=0, ids=[])
 
 
 def _probe(mesh: DeviceMesh) -> None:

@@ -22,7 +22,7 @@ from nmt.data.iteration import TrainBatches, training_splits
 from nmt.device import peak_memory_mib, torch_device
 from nmt.files import remove_leftovers
 from nmt.models.bands import FrequencyOrder
-from nmt.models.encoder_decoder import EncoderDecoder, num_parameters
+from nmt.models.encoder_decoder import EncoderDecoder
 from nmt.ranks import Ranks
 from nmt.registry import build, discover, find
 from nmt.training.average import average_tensors
@@ -118,9 +118,11 @@ class Trainer:
                 f"validate.metric={self.options.validate.metric.value} needs validate.translate=true; "
                 "or choose validate.metric=loss"
             )
-        if loop.parallel is Parallel.shard and (loop.precision is Precision.fp16 or self.options.compile):
+        if loop.parallel is not Parallel.replicate and (loop.precision is Precision.fp16 or self.options.compile):
             what = "train.precision=fp16" if loop.precision is Precision.fp16 else "compile=true"
-            raise ConfigError(f"train.parallel=shard does not go with {what}; valid option: train.parallel=replicate")
+            raise ConfigError(
+                f"train.parallel={loop.parallel.value} does not go with {what}; valid option: train.parallel=replicate"
+            )
         for slot in ("criterion", "optimizer", "schedule"):
             find(slot, getattr(self.options, slot).get("name"), slot)
 
@@ -183,7 +185,7 @@ class Trainer:
         progress = self.learner.progress
         if not progress.update:
             self._order_words()
-        parameters = num_parameters(self.model)
+        parameters = sum(self.parallel.shape(p).numel() for p in self.parallel.parameters if p.requires_grad)
         if self.ranks.first:
             append_manifest(
                 self.folder,

@@ -16,9 +16,7 @@ from nmt.models.encoder_decoder import EncoderDecoder
 from nmt.training.checkpoint import (
     MODEL_FILE,
     check_orders,
-    check_tensors,
     load_config,
-    model_tensors,
     read_tensors,
     save_tensors,
 )
@@ -157,10 +155,10 @@ class Learner:
         path = folder / TENSORS_FILE
         tensors, weights = read_tensors(path), read_tensors(folder / MODEL_FILE)
         raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
-        check_tensors(model_tensors(self.model), weights, folder / MODEL_FILE)
+        self.parallel.check(weights, folder / MODEL_FILE)
         check_orders(self.model, weights, folder / MODEL_FILE)
         if self.average.decay:
-            check_tensors(model_tensors(self.model), raw, path)
+            self.parallel.check(raw, path)
             check_orders(self.model, raw, path)
         check_random(tensors, self.parallel.ranks.rank, path)
         optimizer = {"state": self._optimizer_state(tensors, path), "param_groups": groups}
