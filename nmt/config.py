@@ -25,7 +25,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-GROUPS = ("model", "criterion", "optimizer", "schedule")
+GROUPS = ("model", "task", "criterion", "optimizer", "schedule")
 """Configuration groups: ``KEY=NAME`` selects ``conf/KEY/NAME.yaml``."""
 
 T = TypeVar("T")

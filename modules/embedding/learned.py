@@ -107,10 +107,11 @@ class LearnedEmbedding(Embedding):
                     "valid options: decoder, none"
                 )
             source_words = target_words
-        else:
+        elif sizes.source:
             source_words = nn.Embedding(sizes.source, sizes.encoder_dim, padding_idx=PAD)
             init_embedding(source_words)
-        self.source = _Side(source_words, options, sizes.dropout)
+        if sizes.source:
+            self.source = _Side(source_words, options, sizes.dropout)
         self.target = _Side(target_words, options, sizes.dropout)
         self.tied_output = options.share is not Share.none
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.data.batch import Batch
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.ranks import Ranks
 from nmt.training.checkpoint import load_tensors, model_tensors
 from nmt.training.options import Parallel
@@ -33,7 +33,7 @@ class Replicas:
         parameters: what the optimiser of this process updates.
     """
 
-    def __init__(self, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
+    def __init__(self, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
         self.model = model.to(device)
         self.ranks = ranks
         self.parameters = list(self.model.parameters())
@@ -112,12 +112,12 @@ class Replicas:
         load_tensors(self.model, tensors, path)
 
     @contextmanager
-    def evaluated(self) -> Iterator[EncoderDecoder]:
+    def evaluated(self) -> Iterator[SequenceModel]:
         """A whole model with the weights of now, to validate with."""
         yield self.model
 
 
-def distribute(parallel: Parallel, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> Replicas:
+def distribute(parallel: Parallel, model: SequenceModel, ranks: Ranks, device: torch.device) -> Replicas:
     """Give every process its part in the training of a model.
 
     Args:

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from nmt.config import ConfigError
 from nmt.data.batch import Batch
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import Layer, Stack
 from nmt.ranks import Ranks, exchanging
 from nmt.text.vocabulary import BOS, EOS, PAD
@@ -36,7 +36,7 @@ class Shards(Replicas):
         ConfigError: a stack skips layers at random, or this version of torch cannot.
     """
 
-    def __init__(self, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
+    def __init__(self, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
         if any(stack.skips_layers for stack in model.modules() if isinstance(stack, Stack)):
             raise ConfigError(
                 "train.parallel=shard: all processes must run the same layers, but layer_drop skips some at random; "
@@ -113,7 +113,7 @@ class Shards(Replicas):
             _local(tensor).copy_(self._rows(tensors[name]) if isinstance(tensor, DTensor) else tensors[name])
 
     @contextmanager
-    def evaluated(self) -> Iterator[EncoderDecoder]:
+    def evaluated(self) -> Iterator[SequenceModel]:
         own = model_tensors(self._plain.to(self.device))
         for name, tensor in self._wholes():
             own[name].copy_(tensor)
