@@ -25,7 +25,8 @@ def report(summary: Summary) -> str:
     vocabulary = manifest.vocabulary
     sizes = f"{vocabulary.sizes.target} pieces" + (", shared by both sides" if len(languages) > 1 else "")
     if not vocabulary.joint:
-        sizes = f"{vocabulary.sizes.source} pieces of {languages['source']}, {vocabulary.sizes.target} of {languages['target']}"
+        source, target = names
+        sizes = f"{vocabulary.sizes.source} pieces of {source}, {vocabulary.sizes.target} of {target}"
     lines.append(f"vocabulary: {sizes}")
     lines.append(f"{summary.folder}: written in {summary.seconds:.1f} s")
     return "\n".join(lines)
