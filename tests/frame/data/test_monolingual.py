@@ -25,7 +25,7 @@ def prepare(tmp_path: Path):
 
     def run(**options: object):
         values = {"target": "en", "train": tmp_path / "train", "valid": tmp_path / "valid", "out": tmp_path / "out"}
-        values |= {"vocab_type": "word", "vocab_size": 12, **options}
+        values |= {"vocab_type": "word", "vocab_size": 16, **options}
         config = compose("preprocess", [f"{key}={value}" for key, value in values.items()])
         return prepare_corpus(parse_options(PreprocessOptions, config))
 
@@ -45,7 +45,7 @@ def test_round_trip(prepare, workers: int) -> None:
     assert sorted(p.name.split(".")[0] for p in (summary.folder / "train").iterdir()) == ["target"] * 4
     vocabulary = corpus.vocabularies.target
     assert vocabulary.decode(split.target_ids(0)) == "the cat sat ."
-    assert "12 pieces\n" in report(summary)
+    assert "16 pieces\n" in report(summary)
     assert "tokens en" in report(summary)
 
 
