@@ -23,7 +23,8 @@ from nmt.config import ConfigError
 from nmt.device import torch_device
 from nmt.interchange.export import export_checkpoint
 from nmt.provenance import num_cores, provenance
-from nmt.registry import discover, find
+from nmt.registry import build, discover
+from nmt.tasks.interfaces import Task
 from nmt.text.scoring import check_counts, corpus_score, read_lines
 from nmt.training.checkpoint import load_config, resolve_checkpoint
 
@@ -123,10 +124,11 @@ def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
 
 def _check_translates(checkpoint: str, plugins: Sequence[str]) -> None:
     """What cannot be measured should show now."""
-    name = load_config(resolve_checkpoint(checkpoint)).task.get("name")
+    node = load_config(resolve_checkpoint(checkpoint)).task
     discover(plugins)
-    if not find("task", name, "task").factory.parallel:
-        raise ConfigError(f"checkpoint={checkpoint} has task.name={name}; only models that translate are measured")
+    task: Task = build("task", node, key="task")
+    if not task.parallel:
+        raise ConfigError(f"checkpoint={checkpoint} has task.name={node.name}; only models that translate are measured")
 
 
 def row(

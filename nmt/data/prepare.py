@@ -116,7 +116,10 @@ def _find_inputs(options: PreprocessOptions) -> Inputs:
         raise ConfigError(f"source={options.source} and target={options.target} must differ")
     prefixes = {"train": _prefixes(options.train, "train"), "valid": [options.valid], **_test_sets(options.test)}
     return {
-        split: [(options.source and find_text(p, options.source), find_text(p, options.target)) for p in found]
+        split: [
+            (None if options.source is None else find_text(p, options.source), find_text(p, options.target))
+            for p in found
+        ]
         for split, found in prefixes.items()
     }
 
@@ -186,8 +189,10 @@ def _read(split: str, what: str, files: Files, done: list[Text]) -> Iterator[tup
         done: takes every pair of files that was read to its end.
     """
     with ExitStack() as stack:
-        texts = [
-            stack.enter_context(MonolingualText(target) if source is None else ParallelText(source, target))
+        texts: list[Text] = [
+            stack.enter_context(MonolingualText(target))
+            if source is None
+            else stack.enter_context(ParallelText(source, target))
             for source, target in files
         ]
         bar = stack.enter_context(
