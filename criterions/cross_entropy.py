@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nmt.config import option
 from nmt.data.batch import Batch
-from nmt.models.encoder_decoder import EncoderDecoder, ModelOutput
+from nmt.models.encoder_decoder import ModelOutput, SequenceModel
 from nmt.registry import register
 from nmt.training.interfaces import Criterion, real_tokens
 
@@ -34,7 +34,7 @@ class CrossEntropy(Criterion):
         super().__init__()
         self.label_smoothing = options.label_smoothing
 
-    def main(self, model: EncoderDecoder, output: ModelOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def main(self, model: SequenceModel, output: ModelOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         hidden, target = real_tokens(output.hidden, batch.target)
         loss, nll = model.output.loss(hidden, target, self.label_smoothing)
         return loss, {"loss": loss.detach(), "nll": nll}

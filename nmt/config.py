@@ -25,7 +25,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-GROUPS = ("model", "criterion", "optimizer", "schedule", "method")
+GROUPS = ("model", "task", "criterion", "optimizer", "schedule", "method")
 """Configuration groups: ``KEY=NAME`` selects ``conf/KEY/NAME.yaml``."""
 
 FILES_ONLY = ("model", "recipe")

@@ -41,8 +41,8 @@ class AdaptiveEmbedding(LearnedEmbedding):
 
     def __init__(self, options: AdaptiveEmbeddingOptions, *, sizes: VocabularySizes) -> None:
         super().__init__(options, sizes=sizes)
-        for name, side in (("source", self.source), ("target", self.target)):
-            cast(BandedVectors, side.words).order.sides.add(name)  # of one module for both sides all tokens count
+        for name in ("source", "target") if sizes.source else ("target",):
+            cast(BandedVectors, getattr(self, name).words).order.sides.add(name)  # of one for both all tokens count
 
     def make_words(self, options: AdaptiveEmbeddingOptions, vocab_size: int, dim: int) -> BandedVectors:
         cutoffs, div_value = options.cutoffs, options.div_value

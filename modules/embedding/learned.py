@@ -107,9 +107,10 @@ class LearnedEmbedding(Embedding):
                     "valid options: decoder, none"
                 )
             source_words = target_words
-        else:
+        elif sizes.source:
             source_words = self.make_words(options, sizes.source, sizes.encoder_dim)
-        self.source = _Side(source_words, options, sizes.dropout)
+        if sizes.source:
+            self.source = _Side(source_words, options, sizes.dropout)
         self.target = _Side(target_words, options, sizes.dropout)
         self.tied_output = options.share is not Share.none
 

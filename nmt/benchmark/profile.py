@@ -18,7 +18,7 @@ from nmt.benchmark.worker import Settings
 from nmt.generation.options import GenerationBatchOptions, SearchOptions
 from nmt.generation.translate import translate_ids
 from nmt.generation.translator import Translator
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import CrossAttention, Decoder, Embedding, FeedForward, Layer, Output, SelfAttention, Stack
 
 NUM_OPERATORS = 12
@@ -151,7 +151,7 @@ class Clock:
         return [Part(name, seconds * 1000, self.calls[name]) for name, seconds in longest]
 
 
-def instrument(model: EncoderDecoder, clock: Clock) -> None:
+def instrument(model: SequenceModel, clock: Clock) -> None:
     """Put clocks around what decoding calls; the model serves for nothing else afterwards."""
     step, init_state = model.step, model.init_state
     model.encode = clock.around(ENCODER, model.encode)  # type: ignore[method-assign]

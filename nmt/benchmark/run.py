@@ -24,8 +24,10 @@ from nmt.config import ConfigError
 from nmt.device import torch_device
 from nmt.interchange.export import export_checkpoint
 from nmt.provenance import num_cores, provenance
+from nmt.registry import build, discover
+from nmt.tasks.interfaces import Task
 from nmt.text.scoring import check_counts, corpus_score, read_lines
-from nmt.training.checkpoint import resolve_checkpoint
+from nmt.training.checkpoint import load_config, resolve_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +146,7 @@ def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
     """
     specs: list[SystemSpec] = []
     for number, checkpoint in enumerate(options.checkpoints):
-        resolve_checkpoint(checkpoint)  # that there is none should show now
+        _check_translates(checkpoint, options.plugins)
         specs.extend(SystemSpec(OWN, checkpoint, precision, checkpoint) for precision in options.precisions)
         for name, precision in options.peer_formats:
             folder = exports / f"{number}-{name}"
@@ -152,6 +154,15 @@ def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
                 export_checkpoint(checkpoint, name, folder)
             specs.append(SystemSpec(name, checkpoint, precision, str(folder)))
     return specs
+
+
+def _check_translates(checkpoint: str, plugins: Sequence[str]) -> None:
+    """What cannot be measured should show now."""
+    node = load_config(resolve_checkpoint(checkpoint)).task
+    discover(plugins)
+    task: Task = build("task", node, key="task")
+    if not task.parallel:
+        raise ConfigError(f"checkpoint={checkpoint} has task.name={node.name}; only models that translate are measured")
 
 
 def row(

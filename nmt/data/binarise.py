@@ -71,40 +71,47 @@ def reason_to_drop(source: int, target: int, clean: CleanOptions) -> str | None:
     return None
 
 
-def encode_chunk(pairs: list[tuple[str, str]], vocabularies: VocabularyPair, clean: CleanOptions | None) -> Chunk:
+def encode_chunk(
+    pairs: list[tuple[str, str]],
+    vocabularies: VocabularyPair,
+    clean: CleanOptions | None,
+    sides: Sequence[str] = SIDES,
+) -> Chunk:
     """Segment and clean some pairs.
 
     Args:
         pairs: source and target lines.
         vocabularies: of both sides.
         clean: None keeps everything.
+        sides: that have text.
     """
     chunk = Chunk(read=len(pairs))
-    sources = vocabularies.source.encode_batch([source for source, _ in pairs])
-    targets = vocabularies.target.encode_batch([target for _, target in pairs])
+    texts = {side: [pair[SIDES.index(side)] for pair in pairs] for side in sides}
+    encoded = {side: getattr(vocabularies, side).encode_batch(lines) for side, lines in texts.items()}
     kept: Sequence[int] = range(len(pairs))
     if clean is not None:
-        reasons = [reason_to_drop(len(s), len(t), clean) for s, t in zip(sources, targets)]
+        lengths = [[len(ids) for ids in pair] for pair in zip(*encoded.values())]  # one side counts as both
+        reasons = [reason_to_drop(each[0], each[-1], clean) for each in lengths]
         chunk.dropped.update(reason for reason in reasons if reason is not None)
         kept = [i for i, reason in enumerate(reasons) if reason is None]
-    for place, (side, rows) in enumerate(zip(SIDES, (sources, targets))):
+    for side, rows in encoded.items():
         dtype = id_dtype(len(getattr(vocabularies, side)))
         chunk.lengths[side] = np.array([len(rows[i]) for i in kept], dtype=np.int64)
         chunk.ids[side] = np.fromiter(
             chain.from_iterable(rows[i] for i in kept), dtype, count=chunk.lengths[side].sum()
         )
-        lines = [pairs[i][place].encode("utf-8") for i in kept]
+        lines = [texts[side][i].encode("utf-8") for i in kept]
         chunk.text[side] = b"".join(lines)
         chunk.text_lengths[side] = np.array([len(line) for line in lines], dtype=np.int64)
     return chunk
 
 
-_shared: tuple[VocabularyPair, CleanOptions | None] | None = None  # of a worker process
+_shared: tuple[VocabularyPair, CleanOptions | None, Sequence[str]] | None = None  # of a worker process
 
 
-def _start_worker(vocabularies: VocabularyPair, clean: CleanOptions | None) -> None:
+def _start_worker(vocabularies: VocabularyPair, clean: CleanOptions | None, sides: Sequence[str]) -> None:
     global _shared
-    _shared = (vocabularies, clean)
+    _shared = (vocabularies, clean, sides)
 
 
 def _encode_in_worker(pairs: list[tuple[str, str]]) -> Chunk:
@@ -113,15 +120,19 @@ def _encode_in_worker(pairs: list[tuple[str, str]]) -> Chunk:
 
 
 def encode_stream(
-    chunks: Iterable[list[tuple[str, str]]], vocabularies: VocabularyPair, clean: CleanOptions | None, workers: int
+    chunks: Iterable[list[tuple[str, str]]],
+    vocabularies: VocabularyPair,
+    clean: CleanOptions | None,
+    workers: int,
+    sides: Sequence[str] = SIDES,
 ) -> Iterator[Chunk]:
     """Segment chunks in order, in this process or in a pool that is never given more than it can soon work off."""
     if workers <= 1:
         for pairs in chunks:
-            yield encode_chunk(pairs, vocabularies, clean)
+            yield encode_chunk(pairs, vocabularies, clean, sides)
         return
     waiting: deque[Future[Chunk]] = deque()
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (vocabularies, clean)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (vocabularies, clean, sides)) as pool:
         for pairs in chunks:
             waiting.append(pool.submit(_encode_in_worker, pairs))
             if len(waiting) > 2 * workers:
@@ -143,16 +154,18 @@ def chunked(pairs: Iterable[tuple[str, str]], shard_lines: int) -> Iterator[list
 class SplitWriter:
     """Writes the shards of one split as chunks come in, and counts."""
 
-    def __init__(self, folder: Path, shard_lines: int) -> None:
+    def __init__(self, folder: Path, shard_lines: int, sides: Sequence[str] = SIDES) -> None:
         """Create the folder of the split.
 
         Args:
             folder: to create.
             shard_lines: pairs read (before cleaning) per shard.
+            sides: that have text.
         """
         folder.mkdir()
         self.folder = folder
         self.shard_lines = shard_lines
+        self.sides = sides
         self.entry = SplitEntry()
         self._chunks: list[Chunk] = []
 
@@ -161,10 +174,10 @@ class SplitWriter:
         entry = self.entry
         self._chunks.append(chunk)
         entry.read += chunk.read
-        entry.lines += len(chunk.lengths["source"])
+        entry.lines += len(chunk.lengths["target"])
         for reason, count in chunk.dropped.items():
             entry.dropped[reason] = entry.dropped.get(reason, 0) + count
-        for side in SIDES:
+        for side in self.sides:
             _increase(entry.tokens, side, len(chunk.ids[side]))
             _increase(entry.unknown, side, int((chunk.ids[side] == UNK).sum()))
         if sum(c.read for c in self._chunks) >= self.shard_lines:
@@ -174,7 +187,7 @@ class SplitWriter:
         """Write the last shard and return the split's entry."""
         if self._chunks or not self.entry.shards:
             self._write_shard()
-        for side in SIDES:
+        for side in self.sides:
             tokens = getattr(self.entry.tokens, side)
             setattr(self.entry.unknown_rate, side, getattr(self.entry.unknown, side) / tokens if tokens else 0.0)
         self.entry.dropped = dict(sorted(self.entry.dropped.items()))
@@ -184,7 +197,7 @@ class SplitWriter:
         index = len(self.entry.shards)
         files: dict[str, StoredFile] = {}
         lines = 0
-        for side in SIDES:
+        for side in self.sides:
             lengths = _join([c.lengths[side] for c in self._chunks])
             lines = len(lengths)
             arrays = {

@@ -20,6 +20,8 @@ from nmt.untrusted import check_inside
 class ParallelSplit:
     """Sentence pairs of one split, in the order of the text; can be sent to other processes.
 
+    In a corpus of one language every source is empty.
+
     Attributes:
         name: of the split.
         source_lengths: tokens of each source line without eos (lines,) int32.
@@ -174,8 +176,13 @@ class Corpus:
                         raise DataError(f"{path}: damaged (its content is not what {MANIFEST} says)")
 
     @property
-    def source_language(self) -> str:
-        """Name of the source language, as in the file names."""
+    def parallel(self) -> bool:
+        """Whether it holds sentence pairs; else lines of one language: the target side, beside empty sources."""
+        return self.source_language is not None
+
+    @property
+    def source_language(self) -> str | None:
+        """Name of the source language, as in the file names; None where there is one language only."""
         return self.manifest.source_language
 
     @property

@@ -125,7 +125,8 @@ class TrainBatches:
 
     def padding_share(self, epoch: int) -> float:
         """Share of padding among the cells of an epoch's batches, both sides together (before random segmentation)."""
-        return padding_share(self.plan(epoch), self._source, self._target)
+        sides = (self._source, self._target)
+        return padding_share(self.plan(epoch), *(side for side in sides if side.any()))
 
     def word_counts(self, side: str) -> IntArray:
         """How often every id of ``source`` or ``target`` occurs in the training splits, by their weights.

@@ -98,15 +98,20 @@ class VocabularyEntry:
 
 @dataclass
 class Manifest:
-    """The content of ``corpus.json``."""
+    """The content of ``corpus.json``; a corpus of one language has no source."""
 
     format: str
     version: int
-    source_language: str
+    source_language: str | None
     target_language: str
     vocabulary: VocabularyEntry
     settings: dict[str, Any] = field(default_factory=dict)
     splits: dict[str, SplitEntry] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides that have text."""
+        return SIDES if self.source_language is not None else ("target",)
 
     def write(self, folder: Path) -> None:
         """Write ``corpus.json`` into a folder."""
@@ -165,11 +170,13 @@ def read_manifest(folder: Path) -> tuple[bytes, Manifest]:
 
 def _check_names(path: Path, manifest: Manifest) -> None:
     """Refuse names that could lead out of the corpus, and counts that do not add up."""
+    if manifest.source_language is None and not manifest.vocabulary.joint:
+        raise DataError(f"{path}: a corpus of one language has one vocabulary, but it says joint=false")
     for name, split in manifest.splits.items():
         if not SPLIT_NAME.fullmatch(name):
             raise DataError(f"{path}: {shorten(repr(name))} is not a valid name of a split")
         for index, shard in enumerate(split.shards):
-            expected = {file_name(side, index, kind) for side in SIDES for kind in KINDS}
+            expected = {file_name(side, index, kind) for side in manifest.sides for kind in KINDS}
             wrong = sorted(set(shard.files) ^ expected)
             if wrong:
                 raise DataError(

@@ -73,17 +73,16 @@ def cut(order: IntArray, longest: IntArray, *, max_tokens: int, max_sentences: i
     return np.split(order, ends) if len(order) else []
 
 
-def padding_share(batches: Sequence[IntArray], source_lengths: IntArray, target_lengths: IntArray) -> float:
-    """Share of padding among the cells of all batches, both sides together (eos counts as a token).
+def padding_share(batches: Sequence[IntArray], *sides: IntArray) -> float:
+    """Share of padding among the cells of all batches, all sides together (eos counts as a token).
 
     Args:
         batches: indices of each batch.
-        source_lengths: tokens without eos, by index.
-        target_lengths: tokens without eos, by index.
+        sides: of each side the tokens without eos, by index.
     """
     cells = used = 0
     for batch in batches:
-        for lengths in (source_lengths[batch] + 1, target_lengths[batch] + 1):
+        for lengths in (side[batch] + 1 for side in sides):
             cells += len(batch) * int(lengths.max())
             used += int(lengths.sum())
     return 1 - used / cells if cells else 0.0

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from nmt.config import ConfigError, DataError, option
 from nmt.data.binarise import CleanOptions, SplitWriter, chunked, encode_stream
 from nmt.data.manifest import FORMAT, MANIFEST, SPLIT_NAME, VERSION, Manifest, SplitEntry, TextInput, vocabulary_entry
-from nmt.data.reader import ParallelText, find_text
+from nmt.data.reader import MonolingualText, ParallelText, find_text
 from nmt.data.shards import SIDES
 from nmt.files import temporary_name
 from nmt.text.subword import Normalisation, VocabularyTraining, VocabularyType, train_vocabulary
@@ -28,12 +28,15 @@ logger = logging.getLogger(__name__)
 SAMPLE_SEED = 1
 """Of the random choice of training text for the vocabulary."""
 
+MAX_UNKNOWN_RATE = 0.01
+"""Largest share of unknown tokens where the user says nothing and the vocabulary is not of whole words."""
+
 
 @dataclass
 class PreprocessOptions:
     """Options of ``nmt-preprocess``; ``conf/preprocess.yaml`` says what each means."""
 
-    source: str = option()
+    source: str | None = option()
     target: str = option()
     train: Any = option()
     valid: str = option()
@@ -48,7 +51,7 @@ class PreprocessOptions:
     byte_fallback: bool = option()
     normalisation: Normalisation = option()
     vocab_sentences: int = option(minimum=1)
-    max_unknown_rate: float = option(minimum=0, maximum=1)
+    max_unknown_rate: float | None = option(minimum=0, maximum=1)
     shard_lines: int = option(minimum=1)
     workers: int = option(minimum=1)
     clean: CleanOptions = field(default_factory=CleanOptions)
@@ -63,11 +66,15 @@ class Summary:
     seconds: float
 
 
-Inputs = dict[str, list[tuple[Path, Path]]]
+Files = list[tuple[Path | None, Path]]
+"""Source and target texts; without sources the corpus has one language."""
+
+Inputs = dict[str, Files]
+Text = ParallelText | MonolingualText
 
 
 def prepare_corpus(options: PreprocessOptions) -> Summary:
-    """Read parallel text and write a corpus folder; the same input and options give the same bytes.
+    """Read text of two languages or one and write a corpus folder; the same input and options give the same bytes.
 
     Raises:
         ConfigError: a file is missing, ``out`` exists, or the vocabulary does not fit the text.
@@ -109,7 +116,10 @@ def _find_inputs(options: PreprocessOptions) -> Inputs:
         raise ConfigError(f"source={options.source} and target={options.target} must differ")
     prefixes = {"train": _prefixes(options.train, "train"), "valid": [options.valid], **_test_sets(options.test)}
     return {
-        split: [(find_text(p, options.source), find_text(p, options.target)) for p in found]
+        split: [
+            (None if options.source is None else find_text(p, options.source), find_text(p, options.target))
+            for p in found
+        ]
         for split, found in prefixes.items()
     }
 
@@ -169,7 +179,7 @@ def _training(options: PreprocessOptions) -> dict[str, Any]:
     }
 
 
-def _read(split: str, what: str, files: list[tuple[Path, Path]], done: list[ParallelText]) -> Iterator[tuple[str, str]]:
+def _read(split: str, what: str, files: Files, done: list[Text]) -> Iterator[tuple[str, str]]:
     """Pairs of all files of a split, one after the other, with a progress bar.
 
     Args:
@@ -179,7 +189,12 @@ def _read(split: str, what: str, files: list[tuple[Path, Path]], done: list[Para
         done: takes every pair of files that was read to its end.
     """
     with ExitStack() as stack:
-        texts = [stack.enter_context(ParallelText(source, target)) for source, target in files]
+        texts: list[Text] = [
+            stack.enter_context(MonolingualText(target))
+            if source is None
+            else stack.enter_context(ParallelText(source, target))
+            for source, target in files
+        ]
         bar = stack.enter_context(
             tqdm(total=sum(t.size for t in texts), desc=f"{what} {split}", unit="B", unit_scale=True, disable=None)
         )
@@ -196,10 +211,16 @@ def _read(split: str, what: str, files: list[tuple[Path, Path]], done: list[Para
             done.append(text)
 
 
-def _vocabularies(files: list[tuple[Path, Path]], options: PreprocessOptions) -> VocabularyPair:
+def _vocabularies(files: Files, options: PreprocessOptions) -> VocabularyPair:
     """Train the vocabularies on a sample of the training text, or read those that are to be reused."""
     if options.vocabulary is not None:
-        return VocabularyPair.load(options.vocabulary)
+        loaded = VocabularyPair.load(options.vocabulary)
+        if options.source is None and not loaded.joint:
+            raise ConfigError(
+                f"vocabulary={options.vocabulary}: has one vocabulary a side; text of one language (without source=) "
+                "needs a single one"
+            )
+        return loaded
     pairs = _sample(_read("train", "reading", files, []), options.vocab_sentences)
     training = VocabularyTraining(
         size=options.vocab_size,
@@ -213,6 +234,8 @@ def _vocabularies(files: list[tuple[Path, Path]], options: PreprocessOptions) ->
     def train(text: str, *sides: int) -> Vocabulary:
         return train_vocabulary((pair[side] for side in sides for pair in pairs), training, text=text)
 
+    if options.source is None:
+        return VocabularyPair.shared(train("the training text", 1))
     if options.joint:
         return VocabularyPair.shared(train("the training text", 0, 1))
     source, target = (f"the training text of {language}" for language in (options.source, options.target))
@@ -232,16 +255,17 @@ def _sample(pairs: Iterator[tuple[str, str]], size: int) -> list[tuple[str, str]
 
 
 def _write_split(
-    folder: Path, split: str, files: list[tuple[Path, Path]], vocabularies: VocabularyPair, options: PreprocessOptions
+    folder: Path, split: str, files: Files, vocabularies: VocabularyPair, options: PreprocessOptions
 ) -> SplitEntry:
     clean = options.clean if split == "train" else None
-    writer = SplitWriter(folder / split, options.shard_lines)
-    done: list[ParallelText] = []
+    sides = SIDES if options.source is not None else ("target",)
+    writer = SplitWriter(folder / split, options.shard_lines, sides)
+    done: list[Text] = []
     chunks = chunked(_read(split, "writing", files, done), options.shard_lines)
-    for chunk in encode_stream(chunks, vocabularies, clean, options.workers):
+    for chunk in encode_stream(chunks, vocabularies, clean, options.workers, sides):
         writer.add(chunk)
     entry = writer.close()
-    for side in SIDES:
+    for side in sides:
         texts = [getattr(text, side) for text in done]
         entry.inputs[side] = [TextInput(t.path.name, t.lines, t.digest.hexdigest()) for t in texts]
     _check_entry(split, entry, options)
@@ -251,13 +275,16 @@ def _write_split(
 def _check_entry(split: str, entry: SplitEntry, options: PreprocessOptions) -> None:
     if entry.lines == 0:
         raise DataError(f"split {split!r} has no pairs left of the {entry.read} that were read")
+    largest = options.max_unknown_rate
+    if largest is None:  # what is no word of the vocabulary is unknown: there is always some
+        largest = 1.0 if options.vocab_type is VocabularyType.word else MAX_UNKNOWN_RATE
     for side in SIDES:
         rate = getattr(entry.unknown_rate, side)
-        if rate > options.max_unknown_rate:
+        if rate > largest:
             remedy = "raise character_coverage or vocab_size, give byte_fallback=true"
             if options.vocabulary is not None:
                 remedy = f"choose another vocabulary than that of {options.vocabulary}"
             raise ConfigError(
                 f"{rate:.2%} of the {side} tokens ({getattr(options, side)}) of {split} are unknown, more than "
-                f"max_unknown_rate={options.max_unknown_rate:g}: {remedy}, or raise max_unknown_rate"
+                f"max_unknown_rate={largest:g}: {remedy}, or raise max_unknown_rate"
             )

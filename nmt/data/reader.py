@@ -101,6 +101,39 @@ class TextFile:
             ) from error
 
 
+class MonolingualText:
+    """Lines of one file as pairs whose source is empty; a context manager."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = TextFile(target)
+
+    def __enter__(self) -> MonolingualText:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.target.__exit__(kind, error, trace)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file on disk."""
+        return self.target.size
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file read so far."""
+        return self.target.position
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """The empty string and a line.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return (("", line) for line in self.target)
+
+
 class ParallelText:
     """Line pairs of two files, read once and in step; a context manager."""
 

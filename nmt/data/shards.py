@@ -108,7 +108,7 @@ class Shard:
             folder: of the split.
             index: number of the shard.
             lines: how many.
-            files: size in bytes by file name.
+            files: size in bytes by file name; all lines of a side without files are empty.
             vocab_sizes: number of pieces by side; ids must be below it.
         """
         self.folder = folder
@@ -130,7 +130,11 @@ class Shard:
         found = self._arrays.get((side, kind))
         if found is None:
             name = file_name(side, self.index, kind)
-            found = self._arrays[side, kind] = map_array(self.folder / name, kind, self.files[name])
+            if name in self.files:
+                found = map_array(self.folder / name, kind, self.files[name])
+            else:
+                found = np.broadcast_to(np.zeros(1, DTYPES[kind][0]), self.lines + 1 if "offsets" in kind else 0)
+            self._arrays[side, kind] = found
         return found
 
     def open(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -38,7 +39,7 @@ class Summary:
         logprob: sum of their log-probabilities.
         seconds: from the first line read to the last one written.
         best: the translations, kept where there are references.
-        scores: BLEU and chrF with their signatures, where there are references.
+        scores: BLEU and chrF with their signatures, where there are references; a language model's perplexity.
     """
 
     num_lines: int = 0
@@ -67,10 +68,18 @@ def generate(options: GenerateOptions) -> Summary:
             options.checkpoint, device=options.device, precision=options.precision, plugins=options.plugins
         )
         output = stack.enter_context(open_output(options.output)) if ranks.first else None
+        scored = options.score_target is not None
+        if not translator.reads_source and options.corpus is not None:
+            if references is None:
+                raise ConfigError("score_target: a language model scores the lines of corpus; leave one of them out")
+            lines, scored = references, True
+        if lines is None:
+            raise ConfigError(f"corpus={options.corpus}: has one language: there is nothing to translate")
         progress = stack.enter_context(Progress(options, lines, visible=ranks.first))
-        summary = _run(options, translator, ranks, blocks(lines, beside, options.buffer, name), output, progress)
+        work = blocks(lines, beside, options.buffer, name)
+        summary = _run(options, translator, ranks, work, output, progress, scored=scored)
     if ranks.first:
-        _report(options, summary, references)
+        _report(options, summary, references, scored=scored)
     return summary
 
 
@@ -81,14 +90,17 @@ def _check_shareable(options: GenerateOptions, ranks: Ranks) -> None:
             raise ConfigError(f"{key}=-: several processes cannot share standard input; give a file")
 
 
-def _sources(options: GenerateOptions, stack: contextlib.ExitStack) -> tuple[Iterable[str], list[str] | None, str]:
-    """The sources, their references where they are a corpus's, and their name."""
+def _sources(
+    options: GenerateOptions, stack: contextlib.ExitStack
+) -> tuple[Iterable[str] | None, list[str] | None, str]:
+    """The sources (None in a corpus of one language), their references where they are a corpus's, and their name."""
     if options.corpus is None:
         text = stack.enter_context(open_text(str(options.input), "input"))
         return text, None, str(text.path)
-    split = Corpus.open(options.corpus).split(options.split)
+    corpus = Corpus.open(options.corpus)
+    split = corpus.split(options.split)
     references = None if options.score_target is not None else split.target_texts()
-    return split.source_texts(), references, f"split {options.split!r} of {options.corpus}"
+    return split.source_texts() if corpus.parallel else None, references, f"split {options.split!r} of {options.corpus}"
 
 
 def _beside(options: GenerateOptions, stack: contextlib.ExitStack) -> TextFile | None:
@@ -108,16 +120,21 @@ def _run(
     work: Iterator[Block],
     output: TextIO | None,
     progress: Progress,
+    *,
+    scored: bool,
 ) -> Summary:
     summary, started = Summary(), 0.0
     for block in work:
         started = started or time.monotonic()
         mine = block.share(ranks.rank, ranks.world)
         keys = range(block.first + ranks.rank, block.first + len(block.lines), ranks.world)
-        found = _translate(options, translator, mine, keys, progress)
+        found = (_score if scored else _translate)(options, translator, mine, keys, progress)
         rows = ranks.merge(
             [
-                [_record(options, translator, key, mine, place, hypotheses), *_figures(translator, hypotheses[0])]
+                [
+                    _record(options, translator, key, mine, place, hypotheses, scored=scored),
+                    *_figures(translator, hypotheses[0]),
+                ]
                 for place, (key, hypotheses) in enumerate(zip(keys, found))
             ]
         )
@@ -135,19 +152,24 @@ def _run(
     return summary
 
 
+def _score(
+    options: GenerateOptions, translator: Translator, block: Block, keys: range, progress: Progress
+) -> list[list[Hypothesis]]:
+    """What a second file holds, or a language model's lines themselves."""
+    scored = translator.forced(
+        block.lines,
+        block.lines if block.beside is None else block.beside,
+        length_penalty=options.search.length_penalty,
+        batch=options.batch,
+        keys=keys,
+        progress=progress.advance,
+    )
+    return [[hypothesis] for hypothesis in scored]
+
+
 def _translate(
     options: GenerateOptions, translator: Translator, block: Block, keys: range, progress: Progress
 ) -> list[list[Hypothesis]]:
-    if options.score_target is not None:
-        scored = translator.forced(
-            block.lines,
-            block.beside or [],
-            length_penalty=options.search.length_penalty,
-            batch=options.batch,
-            keys=keys,
-            progress=progress.advance,
-        )
-        return [[hypothesis] for hypothesis in scored]
     return translator.hypotheses(
         block.lines, options.search, prefixes=block.beside, batch=options.batch, keys=keys, progress=progress.advance
     )
@@ -159,14 +181,21 @@ def _figures(translator: Translator, best: Hypothesis) -> tuple[str, int, float]
 
 
 def _record(
-    options: GenerateOptions, translator: Translator, key: int, block: Block, place: int, found: list[Hypothesis]
+    options: GenerateOptions,
+    translator: Translator,
+    key: int,
+    block: Block,
+    place: int,
+    found: list[Hypothesis],
+    *,
+    scored: bool,
 ) -> str:
     """What is written for one line of input."""
     if options.format is OutputFormat.jsonl:
         row: dict[str, Any] = {"line": key + 1, "source": block.lines[place]}
         row["hypotheses"] = [_as_json(h, translator, options.token_scores) for h in found]
         return json.dumps(row, ensure_ascii=False) + "\n"
-    if options.score_target is not None:
+    if scored:
         return f"{found[0].score:.6f}\n"
     texts = [translator.text(h) for h in found]
     return "".join(f"{text}\n" for text in texts) + "\n" * (options.search.nbest - len(texts))
@@ -184,8 +213,8 @@ def _as_json(hypothesis: Hypothesis, translator: Translator, token_scores: bool)
     return row
 
 
-def _report(options: GenerateOptions, summary: Summary, references: list[str] | None) -> None:
-    """Log speed; score against the references."""
+def _report(options: GenerateOptions, summary: Summary, references: list[str] | None, *, scored: bool) -> None:
+    """Log speed; score against the references, or by the language model that read them."""
     seconds = max(summary.seconds, 1e-9)
     log.info(
         "%d lines, %d target tokens in %.1f s: %.1f sentences/s, %.0f tokens/s",
@@ -195,12 +224,16 @@ def _report(options: GenerateOptions, summary: Summary, references: list[str] | 
         summary.num_lines / seconds,
         summary.num_tokens / seconds,
     )
-    if options.score_target is not None and summary.num_tokens:
+    if scored and summary.num_tokens:
         mean = summary.logprob / summary.num_tokens
         log.info("log-probability %.2f, %.4f a token", summary.logprob, mean)
-    if references:
+        if references:
+            summary.scores = [
+                f"perplexity = {math.exp(-mean):.4f} ({summary.num_tokens} tokens, ends of lines counted)"
+            ]
+    elif references:
         from nmt.text.scoring import bleu, chrf
 
         summary.scores = [str(bleu(summary.best, references)), str(chrf(summary.best, references))]
-        for line in summary.scores:
-            print(line, file=sys.stderr if options.output == STANDARD else sys.stdout)
+    for line in summary.scores:
+        print(line, file=sys.stderr if options.output == STANDARD else sys.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from nmt.generation.forced import score_ids
 from nmt.generation.hypothesis import Hypothesis
 from nmt.generation.options import GenerationBatchOptions, Precision, SearchOptions
 from nmt.generation.translate import translate_ids
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
+from nmt.models.language_model import LanguageModel
 from nmt.models.packed import prepare_inference
-from nmt.text.vocabulary import VocabularyPair
+from nmt.text.vocabulary import EOS, VocabularyPair
 from nmt.training.checkpoint import load_model
 
 
@@ -29,7 +31,7 @@ class Translator:
         device: where they are.
     """
 
-    def __init__(self, models: Sequence[EncoderDecoder], vocabularies: VocabularyPair, device: torch.device) -> None:
+    def __init__(self, models: Sequence[SequenceModel], vocabularies: VocabularyPair, device: torch.device) -> None:
         self.models, self.vocabularies, self.device = list(models), vocabularies, device
 
     @classmethod
@@ -64,9 +66,16 @@ class Translator:
                 raise ConfigError(
                     f"checkpoint: the models of an ensemble need one vocabulary, but {path} has another than {paths[0]}"
                 )
+        if len({isinstance(one.model, LanguageModel) for one in loaded}) > 1:
+            raise ConfigError("checkpoint: the models of an ensemble need one task, but some translate and some do not")
         for one in loaded:
             prepare_inference(one.model, target, getattr(torch, precision.value))
         return cls([one.model for one in loaded], loaded[0].vocabularies, target)
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether the models translate; language models continue a line and read nothing else."""
+        return not isinstance(self.models[0], LanguageModel)
 
     def translate(
         self,
@@ -77,17 +86,18 @@ class Translator:
         batch: GenerationBatchOptions | None = None,
         **search: Any,
     ) -> list[str]:
-        """Translate lines.
+        """Translate lines; with a language model, continue them.
 
         Args:
-            lines: raw text, a sentence each.
+            lines: raw text, a sentence each; with a language model the beginnings.
             beam: hypotheses kept a step.
-            prefixes: text that each translation starts with.
+            prefixes: text that each translation starts with; none with a language model.
             batch: how to batch; changes speed, not results.
             search: other fields of ``SearchOptions``.
 
         Returns:
-            One translation a line, in order; the empty string for a line without text.
+            One translation a line, in order; the empty string for a line without text (which a language model begins
+            anew). A continued line starts with what was given.
 
         Raises:
             ConfigError: an option is unknown or out of range.
@@ -109,17 +119,23 @@ class Translator:
         """The n best hypotheses of every line; arguments as for `translate_ids`.
 
         Raises:
-            ConfigError: a single text instead of a list, or another number of prefixes than lines.
+            ConfigError: a single text instead of a list, another number of prefixes than lines, or prefixes for a
+                language model.
         """
         _check_lines(lines=lines, prefixes=prefixes)
-        target = self.vocabularies.target
+        sources = self.vocabularies.source.encode_batch(lines)
+        given = None if prefixes is None else self.vocabularies.target.encode_batch(prefixes)
+        if not self.reads_source:
+            if prefixes is not None:
+                raise ConfigError("prefix: a language model continues the lines of input; leave prefix out")
+            sources, given = _some(sources), sources
         return translate_ids(
             self.models,
-            self.vocabularies.source.encode_batch(lines),
+            sources,
             options,
             batch=batch,
             device=self.device,
-            prefixes=None if prefixes is None else target.encode_batch(prefixes),
+            prefixes=given,
             keys=keys,
             progress=progress,
         )
@@ -135,9 +151,26 @@ class Translator:
         return [found.score for found in self.forced(sources, targets, length_penalty=length_penalty)]
 
     def forced(self, sources: Sequence[str], targets: Sequence[str], **options: Any) -> list[Hypothesis]:
-        """Log-probabilities of given translations, token by token; options as for `score_ids`."""
-        left, right = self.vocabularies.source.encode_batch(sources), self.vocabularies.target.encode_batch(targets)
+        """Log-probabilities of given translations, token by token; options as for `score_ids`.
+
+        A language model does not read the sources, and scores empty lines too.
+        """
+        right = self.vocabularies.target.encode_batch(targets)
+        left = self.vocabularies.source.encode_batch(sources) if self.reads_source else _some(right)
         return score_ids(self.models, left, right, device=self.device, **options)
+
+    def perplexity(self, lines: Sequence[str], *, batch: GenerationBatchOptions | None = None) -> float:
+        """How surprised a language model is: exp of the mean negative log-probability a token, EOS of lines counted.
+
+        Raises:
+            ConfigError: no lines, a single text instead of a list, or models that translate.
+            DataError: a line is longer than the model allows.
+        """
+        _check_lines(lines=lines)
+        if self.reads_source or not lines:
+            raise ConfigError("perplexity needs a language model and a list of lines")
+        found = self.forced(lines, lines, batch=batch)
+        return math.exp(-sum(h.logprob for h in found) / sum(len(h.token_lprobs) for h in found))
 
     def text(self, hypothesis: Hypothesis) -> str:
         """A hypothesis as one line of text."""
@@ -146,6 +179,11 @@ class Translator:
     def pieces(self, hypothesis: Hypothesis) -> list[str]:
         """Its tokens as the vocabulary writes them."""
         return [self.vocabularies.target.piece(i) for i in hypothesis.ids]
+
+
+def _some(rows: list[list[int]]) -> list[list[int]]:
+    """Rows without tokens filled up: a model that ignores its sources has no empty ones."""
+    return [ids or [EOS] for ids in rows]
 
 
 def _check_lines(**texts: Sequence[str] | None) -> None:

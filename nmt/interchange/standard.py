@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError, parse_options
+from nmt.models.language_model import LanguageModel
 from nmt.registry import find
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.checkpoint import load_model
@@ -118,6 +119,8 @@ def read_standard(checkpoint: str | Path, to: str) -> StandardTransformer:
         DataError: a file is missing, truncated or foreign.
     """
     loaded = load_model(checkpoint)
+    if isinstance(loaded.model, LanguageModel):
+        raise _refused("task.name", loaded.config.task.name, ("translation",), to)
     node = loaded.config.model
     stacks = {}
     for side, prefix in (("encoder", "encoder"), ("decoder", "decoder.stack")):

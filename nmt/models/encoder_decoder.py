@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from nmt.models.state import DecoderState
 from nmt.registry import build, slots
 from nmt.text.vocabulary import PAD
 
+T = TypeVar("T", bound="DecoderOnlyOptions")
+
 
 @dataclass
 class StackOptions:
@@ -43,18 +46,23 @@ class StackOptions:
 
 
 @dataclass
-class DecoderOptions(StackOptions):
-    """A stack that also reads the encoder's output. Keys beyond these are options of the decoder component."""
+class DecoderOnlyOptions(StackOptions):
+    """The stack of a decoder. Keys beyond these are options of the decoder component."""
 
     name: str = option(help="the decoder component")
+
+
+@dataclass
+class DecoderOptions(DecoderOnlyOptions):
+    """A stack that also reads the encoder's output."""
+
     cross_attention: Any = option(help="slot")
 
 
 @dataclass
-class ModelOptions:
-    """``model.*``."""
+class SharedOptions:
+    """``model.*`` without an encoder."""
 
-    encoder: StackOptions = field(default_factory=StackOptions)
     decoder: Any = option(help="dimensions, slots and options of the decoder")
     embedding: Any = option(help="slot")
     norm: Any = option(help="slot")
@@ -65,77 +73,64 @@ class ModelOptions:
 
 
 @dataclass
+class ModelOptions(SharedOptions):
+    """``model.*``."""
+
+    encoder: StackOptions = field(default_factory=StackOptions)
+
+
+@dataclass
 class ModelOutput:
     """A training pass.
 
     Attributes:
         hidden: decoder states (bsz, tgt_len, embed_dim), input of ``model.output``.
-        encoder_out: what the encoder returned.
+        encoder_out: what the encoder returned; None in a model without one.
         losses: terms that components add to the loss.
         figures: scalars for the log.
     """
 
     hidden: Tensor
-    encoder_out: EncoderOut
+    encoder_out: EncoderOut | None
     losses: dict[str, Tensor]
     figures: dict[str, Tensor]
 
 
-class EncoderDecoder(nn.Module):
-    """An encoder, a decoder and what they share.
+class SequenceModel(nn.Module, ABC):
+    """A decoder and what stands around it: all that training and searching ask of a model.
 
-    Args:
-        embedding: tokens to vectors, both sides.
-        encoder: stack over the source.
+    Attributes:
+        embedding: tokens to vectors.
         decoder: the target side.
         output: decoder states to words.
     """
 
-    def __init__(self, *, embedding: Embedding, encoder: Stack, decoder: Decoder, output: Output) -> None:
-        super().__init__()
-        self.embedding = embedding
-        self.encoder = encoder
-        self.decoder = decoder
-        self.output = output
+    embedding: Embedding
+    decoder: Decoder
+    output: Output
 
     @property
+    @abstractmethod
     def max_source_length(self) -> int | None:
         """Largest number of source positions, end of sentence included; None = no limit."""
-        return self.embedding.max_positions
 
     @property
     def max_target_length(self) -> int | None:
         """Largest number of target positions, end of sentence included; None = no limit."""
         return self.embedding.max_positions
 
-    def encode(self, src_tokens: Tensor, memo: ForwardPass | None = None) -> EncoderOut:
-        """Run the encoder.
+    @abstractmethod
+    def encode(self, src_tokens: Tensor) -> EncoderOut:
+        """What the decoder is told of the sources int64 (bsz, src_len), padded at the end."""
 
-        Args:
-            src_tokens: int64 (bsz, src_len), padded at the end.
-            memo: collects what layers report; a new one where absent.
-        """
-        padding: Tensor | None = src_tokens.eq(PAD)
-        eager_cpu = src_tokens.device.type == "cpu" and not torch.compiler.is_compiling()
-        if eager_cpu and padding is not None and not padding.any():
-            padding = None  # attention without a mask is faster; on a GPU the question would stall the queue
-        memo = ForwardPass() if memo is None else memo
-        memo.enter_stack(padding)
-        x = self.embedding.embed_source(src_tokens)
-        x = self.encoder(x, SelfMask(causal=False, padding_mask=padding), memo)
-        return EncoderOut(x, padding)
-
+    @abstractmethod
     def forward(self, src_tokens: Tensor, prev_output_tokens: Tensor) -> ModelOutput:
-        """Encode, then decode with the true prefixes (teacher forcing).
+        """All target positions with the true prefixes (teacher forcing).
 
         Args:
             src_tokens: int64 (bsz, src_len).
             prev_output_tokens: int64 (bsz, tgt_len): the target shifted right, starting with BOS.
         """
-        memo = ForwardPass()
-        encoder_out = self.encode(src_tokens, memo)
-        hidden = self.decoder(prev_output_tokens, encoder_out, memo)
-        return ModelOutput(hidden, encoder_out, memo.losses, memo.figures)
 
     def init_state(self, encoder_out: EncoderOut, beam: int, max_len: int) -> DecoderState:
         """State for ``beam`` hypotheses of every sentence, up to ``max_len`` target positions each."""
@@ -156,6 +151,51 @@ class EncoderDecoder(nn.Module):
         return self.output.log_probs(hidden) if top is None else self.output.top_log_probs(hidden, top)
 
 
+class EncoderDecoder(SequenceModel):
+    """An encoder, a decoder and what they share.
+
+    Args:
+        embedding: tokens to vectors, both sides.
+        encoder: stack over the source.
+        decoder: the target side.
+        output: decoder states to words.
+    """
+
+    def __init__(self, *, embedding: Embedding, encoder: Stack, decoder: Decoder, output: Output) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.encoder = encoder
+        self.decoder = decoder
+        self.output = output
+
+    @property
+    def max_source_length(self) -> int | None:
+        return self.embedding.max_positions
+
+    def encode(self, src_tokens: Tensor, memo: ForwardPass | None = None) -> EncoderOut:
+        """Run the encoder.
+
+        Args:
+            src_tokens: int64 (bsz, src_len), padded at the end.
+            memo: collects what layers report; a new one where absent.
+        """
+        padding: Tensor | None = src_tokens.eq(PAD)
+        eager_cpu = src_tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+        if eager_cpu and padding is not None and not padding.any():
+            padding = None  # attention without a mask is faster; on a GPU the question would stall the queue
+        memo = ForwardPass() if memo is None else memo
+        memo.enter_stack(padding)
+        x = self.embedding.embed_source(src_tokens)
+        x = self.encoder(x, SelfMask(causal=False, padding_mask=padding), memo)
+        return EncoderOut(x, padding)
+
+    def forward(self, src_tokens: Tensor, prev_output_tokens: Tensor) -> ModelOutput:
+        memo = ForwardPass()
+        encoder_out = self.encode(src_tokens, memo)
+        hidden = self.decoder(prev_output_tokens, encoder_out, memo)
+        return ModelOutput(hidden, encoder_out, memo.losses, memo.figures)
+
+
 def build_model(node: Mapping[str, Any], *, source_size: int, target_size: int, joint: bool) -> EncoderDecoder:
     """Assemble a model from the node ``model`` of a configuration.
 
@@ -169,14 +209,7 @@ def build_model(node: Mapping[str, Any], *, source_size: int, target_size: int, 
         ConfigError: unknown key or component, wrong type, value out of range, or dimensions that do not fit.
     """
     options = parse_options(ModelOptions, node, key="model")
-    if not isinstance(options.decoder, Mapping):
-        raise ConfigError(f"model.decoder={options.decoder} must be a group of keys: model.decoder.KEY=VALUE")
-    decoder_node = dict(options.decoder)
-    frame_keys = {item.name for item in fields(DecoderOptions)}
-    decoder_options = parse_options(
-        DecoderOptions, {k: v for k, v in decoder_node.items() if k in frame_keys}, key="model.decoder"
-    )
-    own = {k: v for k, v in decoder_node.items() if k not in frame_keys}
+    decoder_options, own = parse_decoder(DecoderOptions, options.decoder)
     sizes = VocabularySizes(
         source_size,
         target_size,
@@ -187,24 +220,52 @@ def build_model(node: Mapping[str, Any], *, source_size: int, target_size: int, 
     )
     embedding = build("embedding", options.embedding, key="model.embedding", sizes=sizes)
     encoder = build_stack(options, options.encoder, key="model.encoder", memory_dim=None, causal=False)
-    stack = build_stack(
-        options, decoder_options, key="model.decoder", memory_dim=options.encoder.embed_dim, causal=True
-    )
-    decoder = build(
-        "decoder", {"name": decoder_options.name, **own}, key="model.decoder", stack=stack, embedding=embedding
-    )
-    output = build(
-        "output",
-        options.output,
-        key="model.output",
-        embed_dim=decoder_options.embed_dim,
-        vocab_size=target_size,
-        embedding=embedding,
+    decoder, output = build_decoder(
+        options, decoder_options, own, memory_dim=options.encoder.embed_dim, vocab_size=target_size, embedding=embedding
     )
     return EncoderDecoder(embedding=embedding, encoder=encoder, decoder=decoder, output=output)
 
 
-def build_stack(model: ModelOptions, options: StackOptions, *, key: str, memory_dim: int | None, causal: bool) -> Stack:
+def parse_decoder(schema: type[T], node: Any) -> tuple[T, dict[str, Any]]:
+    """The node ``model.decoder``: the keys of a schema, and the rest, which are the decoder component's own."""
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"model.decoder={node} must be a group of keys: model.decoder.KEY=VALUE")
+    names = {item.name for item in fields(schema)}
+    known = parse_options(schema, {k: v for k, v in node.items() if k in names}, key="model.decoder")
+    return known, {k: v for k, v in node.items() if k not in names}
+
+
+def build_decoder(
+    model: SharedOptions,
+    options: DecoderOnlyOptions,
+    own: Mapping[str, Any],
+    *,
+    memory_dim: int | None,
+    vocab_size: int,
+    embedding: Embedding,
+) -> tuple[Decoder, Output]:
+    """The target side and what scores its words."""
+    stack = build_stack(model, options, key="model.decoder", memory_dim=memory_dim, causal=True)
+    decoder = build("decoder", {"name": options.name, **own}, key="model.decoder", stack=stack, embedding=embedding)
+    output = build(
+        "output",
+        model.output,
+        key="model.output",
+        embed_dim=options.embed_dim,
+        vocab_size=vocab_size,
+        embedding=embedding,
+    )
+    return decoder, output
+
+
+def build_stack(
+    model: SharedOptions,
+    options: StackOptions,
+    *,
+    key: str,
+    memory_dim: int | None,
+    causal: bool,
+) -> Stack:
     """Build a stack: every layer with its own parts, then the component that chains them."""
     if options.embed_dim % options.num_heads:
         raise ConfigError(f"{key}.num_heads={options.num_heads} does not divide {key}.embed_dim={options.embed_dim}")
@@ -274,7 +335,7 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def full_log_probs(model: EncoderDecoder, src_tokens: Tensor, prev_output_tokens: Tensor) -> Tensor:
+def full_log_probs(model: SequenceModel, src_tokens: Tensor, prev_output_tokens: Tensor) -> Tensor:
     """Log-probabilities of every target position at once, float32 (bsz, tgt_len, vocab_size)."""
     hidden = model(src_tokens, prev_output_tokens).hidden
     return model.output.log_probs(hidden)

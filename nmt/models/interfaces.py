@@ -286,7 +286,7 @@ class VocabularySizes:
     """What an embedding must know of the vocabularies and the widths.
 
     Attributes:
-        source: number of source types.
+        source: number of source types; 0 = there is no source side, and nothing is to be built for it.
         target: number of target types.
         joint: both sides have one vocabulary.
         encoder_dim: width of the encoder.

@@ -27,6 +27,7 @@ class VocabularyType(Enum):
 
     unigram = "unigram"  # Kudo 2018, arXiv:1804.10959
     bpe = "bpe"  # Sennrich et al. 2016, arXiv:1508.07909
+    word = "word"  # the most frequent words, as white space separates them
 
 
 class Normalisation(Enum):
@@ -45,9 +46,9 @@ class VocabularyTraining:
 
     Attributes:
         size: pieces, special ones included.
-        kind: unigram or bpe.
+        kind: unigram, bpe or word.
         character_coverage: share of the characters' occurrences that get a piece; the rest is unknown.
-        byte_fallback: spell unknown characters as bytes (256 extra pieces), so that nothing is unknown.
+        byte_fallback: spell unknown characters as bytes (256 extra pieces), so that nothing is unknown; not for words.
         normalisation: ``identity`` keeps every character and space, so that decoding gives the text back.
     """
 
@@ -67,8 +68,10 @@ def train_vocabulary(lines: Iterable[str], training: VocabularyTraining, *, text
         text: what the lines are, for messages.
 
     Raises:
-        ConfigError: there is no text, or the size is too large or too small for it.
+        ConfigError: there is no text, words are to be spelt as bytes, or the size is too large or too small for it.
     """
+    if training.kind is VocabularyType.word and training.byte_fallback:
+        raise ConfigError("byte_fallback=true: vocab_type=word has no bytes; valid options: unigram, bpe")
     writer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

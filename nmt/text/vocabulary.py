@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import sentencepiece
@@ -76,13 +77,26 @@ class Vocabulary:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    @cached_property
+    def of_words(self) -> bool:
+        """Whether it holds whole words: every piece starts where a word does (of sub-words, characters do not)."""
+        return all(self.piece(index).startswith("▁") for index in range(len(SPECIAL_IDS), len(self)))
+
     def encode(self, line: str) -> list[int]:
         """Ids of a line, without bos and eos."""
-        return list(self._processor.encode(line))
+        return self._each_unknown(line, list(self._processor.encode(line)))
+
+    def _each_unknown(self, line: str, ids: list[int]) -> list[int]:
+        """The same ids with one unk for every unknown word: the library makes one of all that stand side by side."""
+        if UNK not in ids or not self.of_words:
+            return ids
+        counts = (piece.count("▁") for piece in self.pieces(line))
+        return [i for index, count in zip(ids, counts) for i in [index] * (count if index == UNK else 1)]
 
     def encode_batch(self, lines: Sequence[str]) -> list[list[int]]:
         """``encode`` of several lines, in order."""
-        return list(self._processor.encode(list(lines), num_threads=1)) if lines else []
+        rows = self._processor.encode(list(lines), num_threads=1) if lines else []
+        return [self._each_unknown(line, list(ids)) for line, ids in zip(lines, rows)]
 
     def sample(self, line: str, *, alpha: float, nbest: int) -> list[int]:
         """One random segmentation; `nmt.text.subword.SubwordSampler` makes it reproducible.

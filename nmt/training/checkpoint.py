@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nmt.config import ConfigError, DataError
 from nmt.files import sync, temporary_name
 from nmt.models.bands import FrequencyOrder
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.planned import Unfilled, sizes_only
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
@@ -50,7 +50,7 @@ MAX_TABLES = 1 << 25
 class Loaded:
     """A model read from a checkpoint, in evaluation mode."""
 
-    model: EncoderDecoder
+    model: SequenceModel
     vocabularies: VocabularyPair
     config: DictConfig
     path: Path
@@ -290,7 +290,7 @@ def _check_shapes(own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
 
 def build_to_fit(
     config: DictConfig, vocabularies: VocabularyPair, shapes: Mapping[str, tuple[int, ...]], path: Path
-) -> EncoderDecoder:
+) -> SequenceModel:
     """Build the model of a configuration if it has the size that a file holds; memory is taken after that is known.
 
     Args:
@@ -304,8 +304,8 @@ def build_to_fit(
         DataError: the model has other tensors.
     """
 
-    def make() -> EncoderDecoder:
-        model: EncoderDecoder = build("task", config.task, key="task").build_model(config.model, vocabularies)
+    def make() -> SequenceModel:
+        model: SequenceModel = build("task", config.task, key="task").build_model(config.model, vocabularies)
         return model
 
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.data.batch import Batch
-from nmt.models.encoder_decoder import EncoderDecoder, ModelOutput
+from nmt.models.encoder_decoder import ModelOutput, SequenceModel
 from nmt.registry import declare_slot
 from nmt.text.vocabulary import PAD
 
@@ -37,11 +37,11 @@ class Criterion(nn.Module, ABC):
     """
 
     @abstractmethod
-    def main(self, model: EncoderDecoder, output: ModelOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def main(self, model: SequenceModel, output: ModelOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The main term and the figures for the log, both summed over target tokens, in nats."""
 
     def forward(
-        self, model: EncoderDecoder, batch: Batch, run: Callable[[Tensor, Tensor], ModelOutput] | None = None
+        self, model: SequenceModel, batch: Batch, run: Callable[[Tensor, Tensor], ModelOutput] | None = None
     ) -> CriterionOutput:
         """The loss of one batch.
 

@@ -56,7 +56,7 @@ class ValidateOptions:
     """``validate.*``."""
 
     every: int | None = option(minimum=1)
-    metric: Metric = option()
+    metric: Metric | None = option()
     translate: bool = option()
     beam: int = option(minimum=1)
     max_tokens: int = option(minimum=1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nmt.config import ConfigError
 from nmt.data.batch import Batch
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import Stack
 from nmt.ranks import Ranks
 from nmt.text.vocabulary import BOS, EOS, PAD
@@ -39,7 +39,7 @@ class Replicas:
         replicated: those of them that every process holds alike.
     """
 
-    def __init__(self, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
+    def __init__(self, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
         self.model = model.to(device)
         self.ranks = ranks
         self.parameters = self.replicated = list(self.model.parameters())
@@ -126,7 +126,7 @@ class Replicas:
         load_tensors(self.model, tensors, path)
 
     @contextmanager
-    def evaluated(self) -> Iterator[EncoderDecoder]:
+    def evaluated(self) -> Iterator[SequenceModel]:
         """A whole model with the weights of now, to validate with."""
         yield self.model
 
@@ -138,7 +138,7 @@ class Divided(Replicas):
         ConfigError: a stack skips layers at random.
     """
 
-    def __init__(self, parallel: Parallel, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
+    def __init__(self, parallel: Parallel, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
         if any(stack.skips_layers for stack in model.modules() if isinstance(stack, Stack)):
             raise ConfigError(
                 f"train.parallel={parallel.value}: all processes must run the same layers, but layer_drop skips some "
@@ -157,7 +157,7 @@ class Divided(Replicas):
         return {name: tensor.cpu() for name, tensor in self._wholes() if self.ranks.first}
 
     @contextmanager
-    def evaluated(self) -> Iterator[EncoderDecoder]:
+    def evaluated(self) -> Iterator[SequenceModel]:
         own = model_tensors(self._plain.to(self.device))
         for name, tensor in self._wholes():
             own[name].copy_(tensor)
@@ -171,7 +171,7 @@ class Divided(Replicas):
         """The whole tensors of the model, one after the other; every process must take all."""
 
 
-def distribute(parallel: Parallel, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> Replicas:
+def distribute(parallel: Parallel, model: SequenceModel, ranks: Ranks, device: torch.device) -> Replicas:
     """Give every process its part in the training of a model.
 
     Args:

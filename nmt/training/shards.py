@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from nmt.config import ConfigError
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import Layer
 from nmt.ranks import Ranks, exchanging
 from nmt.training.checkpoint import check_tensors, model_tensors
@@ -33,7 +33,7 @@ class Shards(Divided):
         ConfigError: a stack skips layers at random, or this version of torch cannot.
     """
 
-    def __init__(self, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
+    def __init__(self, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
         super().__init__(Parallel.shard, model, ranks, device)
         mesh = init_device_mesh(device.type, (ranks.world,))
         if device.type == "cpu":

@@ -21,10 +21,12 @@ from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches, training_splits
 from nmt.device import peak_memory_mib, torch_device
 from nmt.files import remove_leftovers
+from nmt.generation.ensemble import smallest
 from nmt.models.bands import FrequencyOrder
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.ranks import Ranks
 from nmt.registry import build, discover, find
+from nmt.tasks.interfaces import Task
 from nmt.training.average import average_tensors
 from nmt.training.checkpoint import describe, model_files
 from nmt.training.ema import MovingAverage
@@ -70,13 +72,13 @@ class Trainer:
         self.corpus = self.corpora[0]
         self.corpus.split("valid")  # that there is none should show now
         torch.manual_seed(options.seed)
-        task = build("task", options.task, key="task")
-        if options.validate.metric.value not in task.metrics:
-            raise ConfigError(
-                f"validate.metric={options.validate.metric.value}: task {options.task['name']!r} has no such metric; "
-                f"valid options: {', '.join(task.metrics)}"
-            )
-        model: EncoderDecoder = task.build_model(options.model, self.corpus.vocabularies)
+        task: Task = build("task", options.task, key="task")
+        self._check_task(task)
+        self.metric = self._metric(task)
+        self.translates = options.validate.translate and task.parallel
+        config = config.copy()
+        config.validate.metric = self.metric.value
+        model: SequenceModel = task.build_model(options.model, self.corpus.vocabularies)
         self._check_lengths(model)
         self.folder = Path(options.run)
         self.store = CheckpointStore(
@@ -113,11 +115,6 @@ class Trainer:
         loop = self.options.train
         if not (loop.max_updates or loop.max_epochs or loop.patience):
             raise ConfigError("give train.max_updates, train.max_epochs or train.patience: nothing says when to stop")
-        if self.options.validate.metric is not Metric.loss and not self.options.validate.translate:
-            raise ConfigError(
-                f"validate.metric={self.options.validate.metric.value} needs validate.translate=true; "
-                "or choose validate.metric=loss"
-            )
         if loop.parallel is not Parallel.replicate and (loop.precision is Precision.fp16 or self.options.compile):
             what = "train.precision=fp16" if loop.precision is Precision.fp16 else "compile=true"
             raise ConfigError(
@@ -125,6 +122,31 @@ class Trainer:
             )
         for slot in ("criterion", "optimizer", "schedule"):
             find(slot, getattr(self.options, slot).get("name"), slot)
+
+    def _check_task(self, task: Task) -> None:
+        """Refuse corpora that do not suit the task."""
+        for corpus in self.corpora:
+            if corpus.parallel != task.parallel:
+                pairs = ("sentence pairs", "translation")
+                held, other = pairs if corpus.parallel else ("one language", "language_modeling")
+                raise ConfigError(
+                    f"task.name={self.options.task['name']}: {corpus.folder} holds {held}; choose task={other}, or "
+                    f"prepare the corpus {'with' if task.parallel else 'without'} source="
+                )
+
+    def _metric(self, task: Task) -> Metric:
+        """What chooses the best checkpoint."""
+        chosen = self.options.validate.metric or Metric(task.metrics[0])
+        if chosen.value not in task.metrics:
+            raise ConfigError(
+                f"validate.metric={chosen.value}: task {self.options.task['name']!r} has no such metric; "
+                f"valid options: {', '.join(task.metrics)}"
+            )
+        if chosen is not Metric.loss and not self.options.validate.translate:
+            raise ConfigError(
+                f"validate.metric={chosen.value} needs validate.translate=true; or choose validate.metric=loss"
+            )
+        return chosen
 
     def _open_data(self) -> tuple[list[Corpus], TrainBatches]:
         paths = self.options.corpus if isinstance(self.options.corpus, list) else [self.options.corpus]
@@ -138,8 +160,9 @@ class Trainer:
         )
         return corpora, batches
 
-    def _check_lengths(self, model: EncoderDecoder) -> None:
-        limit, longest = model.max_source_length, self.options.batch.max_length
+    def _check_lengths(self, model: SequenceModel) -> None:
+        limit = smallest((model.max_source_length, model.max_target_length))
+        longest = self.options.batch.max_length
         if limit is not None and (longest is None or longest + 1 > limit):
             raise ConfigError(
                 f"batch.max_length={longest} tokens and an end of sentence do not fit "
@@ -203,10 +226,11 @@ class Trainer:
             logger.info("%s: already finished after %d updates", self.folder, progress.update)
             return {}
         logger.info(
-            "%s: %.2f M parameters, %d training pairs, %d batches an epoch, padding %.1f %%%s",
+            "%s: %.2f M parameters, %d training %s, %d batches an epoch, padding %.1f %%%s",
             self.folder,
             parameters / 1e6,
             sum(len(c.split("train")) for c in self.corpora),
+            "pairs" if self.corpus.parallel else "lines",
             self.batches.num_batches(progress.epoch),
             100 * self.batches.padding_share(progress.epoch),
             f", going on after update {progress.update}" if progress.update else "",
@@ -250,7 +274,7 @@ class Trainer:
             figures = self._average_at_end(figures)
         progress.finished = True
         self._save()
-        best = "" if progress.best is None else f", best {self.options.validate.metric.value} {progress.best:.4g}"
+        best = "" if progress.best is None else f", best {self.metric.value} {progress.best:.4g}"
         memory = peak_memory_mib(self.device)
         logger.info(
             "%s: finished after %d updates, %.0f s of training, peak memory %.0f MiB%s",
@@ -373,7 +397,7 @@ class Trainer:
         place = (self.device, self.ranks, self.signals)
         with self.parallel.evaluated() as model:
             figures = validation_loss(model, self.criterion, split, options.max_tokens, *place)
-            if options.translate:
+            if self.translates:
                 model.eval()
                 figures.update(validation_quality(model, self.corpus.vocabularies, split, options, *place))
                 model.train()
@@ -395,7 +419,7 @@ class Trainer:
 
     def _rank(self, figures: dict[str, float], name: str) -> None:
         """Enter a validated checkpoint into the ranking."""
-        progress, metric = self.learner.progress, self.options.validate.metric
+        progress, metric = self.learner.progress, self.metric
         value = figures[metric.value]
         sign = 1 if metric is Metric.loss else -1
         if progress.best is None or sign * value < sign * progress.best:
@@ -409,7 +433,7 @@ class Trainer:
     def _checkpoint_config(self, **more: Any) -> DictConfig:
         node = describe(
             self.corpus.vocabularies,
-            self.corpus.source_language,
+            self.corpus.source_language or "",
             self.corpus.target_language,
             update=self.learner.progress.update,
             **more,

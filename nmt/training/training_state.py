@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.config import DataError
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.training.checkpoint import (
     MODEL_FILE,
     check_orders,
@@ -197,7 +197,7 @@ class Learner:
         return state
 
     @property
-    def model(self) -> EncoderDecoder:
+    def model(self) -> SequenceModel:
         """What is trained."""
         return self.parallel.model
 

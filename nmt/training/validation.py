@@ -15,7 +15,7 @@ from nmt.data.iteration import evaluation_batches
 from nmt.data.options import BatchOptions
 from nmt.generation.options import SearchOptions
 from nmt.generation.translate import GenerationBatchOptions, translate_ids
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.ranks import Ranks, interleaved, sum_by_name
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.interfaces import Criterion
@@ -25,7 +25,7 @@ from nmt.training.signals import StopSignals
 
 @torch.inference_mode()
 def validation_loss(
-    model: EncoderDecoder,
+    model: SequenceModel,
     criterion: Criterion,
     split: ParallelSplit,
     max_tokens: int,
@@ -61,7 +61,7 @@ def validation_loss(
 
 
 def validation_quality(
-    model: EncoderDecoder,
+    model: SequenceModel,
     vocabularies: VocabularyPair,
     split: ParallelSplit,
     options: ValidateOptions,
