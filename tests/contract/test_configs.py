@@ -29,8 +29,9 @@ CHOICES = [
     (command, group, name)
     for command in COMMANDS
     for group in command_groups(command)
-    if group != "recipe"
+    if group != "recipe"  # tests/contract/test_recipes.py has these
     for name in presets(group)
+    if name not in PENDING
 ]
 
 
