@@ -150,7 +150,11 @@ def judge(recipe: RecipeOptions, all_: Measurements) -> list[dict[str, Any]]:
     verdicts = []
     for expected in recipe.expectations:
         found = found_of(expected, recipe, all_)
-        told = {"metric": expected.metric.value, "variant": expected.variant, "against": expected.against}
+        told: dict[str, Any] = {
+            "metric": expected.metric.value,
+            "variant": expected.variant,
+            "against": expected.against,
+        }
         if expected.metric in (Measure.bleu, Measure.speed):
             told["beam"] = expected.beam or recipe.benchmark.beams[0]
             told["batch"] = expected.batch or recipe.benchmark.batches[0]

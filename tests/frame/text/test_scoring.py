@@ -122,3 +122,20 @@ def test_unequal_files(folder: Path, key: str, sep: str) -> None:
 def test_missing_file(folder: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere: no such file"):
         run(folder, reference=[f"{folder}/ref", f"{folder}/nowhere"])
+
+
+def test_difference_of_bleu_is_that_of_the_corpora_and_knows_its_doubt() -> None:
+    from nmt.text.scoring import bleu, bleu_difference
+
+    references = [f"the cat number {i} sat on the old mat" for i in range(40)]
+    good = [line if i % 4 else line.replace("old", "new") for i, line in enumerate(references)]
+    bad = [line if i % 2 else line.replace("sat on", "is under") for i, line in enumerate(references)]
+    found = bleu_difference([good], [bad], references, samples=200)
+    assert found.delta == pytest.approx(bleu(good, references).score - bleu(bad, references).score)
+    assert 0 < found.low < found.delta < found.high
+    same = bleu_difference([good], [good], references, samples=50)
+    assert (same.delta, same.low, same.high) == (0, 0, 0)
+    # Trainings that differ widen the interval.
+    seeds = bleu_difference([good, bad], [good, bad], references, samples=200)
+    assert seeds.low < -found.delta / 2
+    assert seeds.high > found.delta / 2
