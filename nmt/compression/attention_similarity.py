@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nmt.compression.sharing_policy import jensen_shannon_similarity
 from nmt.data.batch import Batch
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import CrossAttention, Layer, SelfAttention
 from nmt.text.vocabulary import PAD
 
@@ -34,7 +34,7 @@ class Similarity:
 
 
 @torch.inference_mode()
-def attention_similarity(model: EncoderDecoder, batches: Iterable[Batch]) -> dict[str, Similarity]:
+def attention_similarity(model: SequenceModel, batches: Iterable[Batch]) -> dict[str, Similarity]:
     """Compare all layers of each slot, in one teacher-forced pass over the batches.
 
     Args:
@@ -77,7 +77,7 @@ def _summed(weights: list[Tensor], real: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _recorded(model: EncoderDecoder) -> Iterator[dict[str, list[Tensor | None]]]:
+def _recorded(model: SequenceModel) -> Iterator[dict[str, list[Tensor | None]]]:
     """The attention weights of the passes inside, by slot and layer."""
     found: dict[str, list[Tensor | None]] = {}
     with contextlib.ExitStack() as hooks:
@@ -90,10 +90,11 @@ def _recorded(model: EncoderDecoder) -> Iterator[dict[str, list[Tensor | None]]]
         yield found
 
 
-def _attentions(model: EncoderDecoder) -> Iterator[tuple[str, nn.Module]]:
+def _attentions(model: SequenceModel) -> Iterator[tuple[str, nn.Module]]:
     """The attention parts of all layers with the keys of their slots."""
-    for stack, self_key in ((model.encoder, ENCODER_SELF), (model.decoder, DECODER_SELF)):
-        for layer in stack.modules():
+    encoder = getattr(model, "encoder", None)  # language models have none
+    for stack, self_key in ((encoder, ENCODER_SELF), (model.decoder, DECODER_SELF)):
+        for layer in () if stack is None else stack.modules():
             for part in layer.children() if isinstance(layer, Layer) else ():
                 if isinstance(part, SelfAttention):
                     yield self_key, part

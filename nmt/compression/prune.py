@@ -16,7 +16,7 @@ from nmt.data.corpus import Corpus, ParallelSplit
 from nmt.data.iteration import evaluation_batches
 from nmt.data.options import BatchOptions
 from nmt.device import torch_device
-from nmt.models.encoder_decoder import EncoderDecoder, num_parameters
+from nmt.models.encoder_decoder import SequenceModel, num_parameters
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.checkpoint import (
@@ -90,7 +90,7 @@ class Validation:
         return total / max(num_tokens, 1)
 
 
-def assemble(pruned: Pruned, vocabularies: VocabularyPair, path: Path) -> EncoderDecoder:
+def assemble(pruned: Pruned, vocabularies: VocabularyPair, path: Path) -> SequenceModel:
     """The model of a configuration with its tensors, on the CPU.
 
     Args:

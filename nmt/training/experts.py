@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nmt.config import ConfigError
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.experts import Experts, Transform
 from nmt.ranks import Ranks, exchanging
 from nmt.training.checkpoint import check_tensors, model_tensors
@@ -30,7 +30,7 @@ class DealtExperts(Divided):
         ConfigError: there are no experts, they cannot be dealt evenly, or a stack skips layers at random.
     """
 
-    def __init__(self, model: EncoderDecoder, ranks: Ranks, device: torch.device) -> None:
+    def __init__(self, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
         banks = {name: module for name, module in model.named_modules() if isinstance(module, Experts)}
         if not banks:
             raise ConfigError(

@@ -7,7 +7,7 @@ import logging
 from torch import Tensor
 
 from nmt.config import ConfigError
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import Part
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.checkpoint import MODEL_FILE, load_config, model_tensors, read_tensors, resolve_checkpoint
@@ -15,7 +15,7 @@ from nmt.training.checkpoint import MODEL_FILE, load_config, model_tensors, read
 logger = logging.getLogger(__name__)
 
 
-def warm_start(model: EncoderDecoder, path: str, vocabularies: VocabularyPair) -> None:
+def warm_start(model: SequenceModel, path: str, vocabularies: VocabularyPair) -> None:
     """Give a new model the weights of a checkpoint, as far as they fit.
 
     A parameter of the same name and shape is taken as it is; components convert what they can of the others
@@ -55,7 +55,7 @@ def _fits(own: Tensor, found: Tensor) -> bool:
     return own.shape == found.shape and own.is_floating_point() == found.is_floating_point()
 
 
-def _convert(model: EncoderDecoder, missing: dict[str, Tensor], found: dict[str, Tensor]) -> tuple[set[str], set[str]]:
+def _convert(model: SequenceModel, missing: dict[str, Tensor], found: dict[str, Tensor]) -> tuple[set[str], set[str]]:
     """Fill tensors from what stood in the same places.
 
     Returns:

@@ -20,8 +20,6 @@ from nmt.registry import discover, find, slots
 
 discover()
 CONF = Path(__file__).parents[2] / "conf"
-PENDING = {"fast"} - ({"fast"} if "average" in slots()["self_attention"].components else set())
-"""Presets whose components are not part of the project yet: to be empty."""
 FILES = sorted(CONF.rglob("*.yaml"))
 COMMANDS = [path.stem for path in FILES if path.parent == CONF]
 GROUP_FILES = [path for path in FILES if path.parent != CONF]
@@ -31,7 +29,6 @@ CHOICES = [
     for group in command_groups(command)
     if group != "recipe"  # tests/contract/test_recipes.py has these
     for name in presets(group)
-    if name not in PENDING
 ]
 
 
@@ -123,7 +120,7 @@ DEPTHS = {"tiny": (2, 2, 128), "small": (3, 3, 256), "iwslt": (6, 6, 512), "base
 DEPTHS |= {"deep_shallow": (12, 1, 512), "base_6_1": (6, 1, 512), "base_9_2": (9, 2, 512)}
 
 
-@pytest.mark.parametrize("name", [name for name in presets("model") if name not in PENDING])
+@pytest.mark.parametrize("name", presets("model"))
 def test_model_preset_builds(name: str) -> None:
     node = compose("train", [f"model={name}"]).model
     with torch.device("meta"):

@@ -10,27 +10,16 @@ import torch
 
 from nmt.config import compose, parse_options, presets
 from nmt.models.encoder_decoder import build_model
-from nmt.registry import discover, slots
+from nmt.registry import discover
 from nmt.reproduction.options import ReproduceOptions, Scale, VariantOptions
 from nmt.reproduction.plan import train_overrides
 
 discover()
-PENDING = ("moe", "adaptive", "language_modeling")
-"""Components and commands that recipes use and that are not part of the project yet: to be empty."""
 
 
 def options_of(recipe: str, scale: str = "tiny") -> ReproduceOptions:
     config = compose("reproduce", [f"recipe={recipe}", f"scale={scale}", "corpus=given", "out=given"])
     return parse_options(ReproduceOptions, config)
-
-
-def check_pending(overrides: list[str]) -> None:
-    """Skip what uses a component that is still to come."""
-    known = {name for slot in slots().values() for name in slot.components}
-    named = [name for text in overrides for name in re.findall(r"name(?:=|: *)(\w+)", text)]
-    missing = [name for name in named if name in PENDING and name not in known]
-    if missing:
-        pytest.skip(f"{missing[0]} is not registered yet")
 
 
 def variants() -> list[Any]:
@@ -59,15 +48,9 @@ def test_variant_builds(recipe: str, name: str, scale: str) -> None:
     if variant.derive is not None:
         command = variant.derive.command
         own = [*variant.overrides, *variant.scales.get(scale, [])]
-        try:
-            compose(command, ["checkpoint=given", "out=given", *own])
-        except Exception:
-            if command not in PENDING:
-                raise
-            pytest.skip(f"nmt-{command} is not there yet")
+        compose(command, ["checkpoint=given", "out=given", *own])
         return
     overrides = train_overrides(options, variant)
-    check_pending(overrides)
     node = compose("train", ["corpus=given", "run=given", *overrides]).model
     with torch.device("meta"):
         build_model(node, source_size=8000, target_size=8000, joint=True)
