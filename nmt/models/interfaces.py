@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,9 +36,10 @@ class EncoderOut:
     padding_mask: Tensor | None
 
 
-@dataclass
 class ForwardPass:
     """One pass through a model: what layers share, and what they add to the loss and to the log.
+
+    No dataclass: FSDP hands copies of those to the layers that it shards, and what is added to a copy is lost.
 
     Attributes:
         shared: values that a layer leaves for later layers of the same stack; lives for one pass or one step.
@@ -49,10 +50,11 @@ class ForwardPass:
         figures: scalars for the log.
     """
 
-    shared: dict[Hashable, Any] = field(default_factory=dict)
-    padding_mask: Tensor | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    figures: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(self, padding_mask: Tensor | None = None) -> None:
+        self.shared: dict[Hashable, Any] = {}
+        self.padding_mask = padding_mask
+        self.losses: dict[str, Tensor] = {}
+        self.figures: dict[str, Tensor] = {}
 
     def enter_stack(self, padding_mask: Tensor | None) -> None:
         """Begin with a stack: what layers share stays within one."""

@@ -92,13 +92,16 @@ def test_dealt_experts_are_one_process_that_accumulates(
 
     alone(*accumulated, "train.max_updates=12", f"run={tmp_path / 'plain'}")
     alone(*accumulated, "train.max_updates=12", f"run={tmp_path / 'fewer'}")
-    for name in ("fewer", "more"):
+    for name in ("fewer", "more", "sharded"):
         assert_equal(tmp_path / name, tmp_path / "plain", read_metrics)
 
-    [line, *_] = read_metrics(tmp_path / "narrow")
-    assert line["nll"] == pytest.approx(read_metrics(tmp_path / "one")[0]["nll"], rel=0.01)
-    assert "bleu" in read_metrics(tmp_path / "narrow", "valid")[-1]
     torch.set_default_dtype(torch.float32)
+    narrow = ["train.max_updates=3", "train.precision=bf16", f"run={tmp_path / 'narrow_alone'}"]
+    alone(*accumulated, *narrow)
+    assert read_metrics(tmp_path / "narrow")[0]["nll"] == pytest.approx(
+        read_metrics(tmp_path / "narrow_alone")[0]["nll"], rel=0.01
+    )
+    assert "bleu" in read_metrics(tmp_path / "narrow", "valid")[-1]
     assert len(nmt.load(tmp_path / "narrow").translate(["1 2 3"])) == 1
 
 

@@ -22,6 +22,8 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     train("run=whole", "train.max_updates=12", "checkpoints.average=2")
     train("run=fewer", "train.max_updates=4")
+    train("run=sharded", "train.max_updates=4")
+    train("run=sharded", "train.max_updates=12", "train.parallel=shard")
     train("run=more", "train.max_updates=12")
     leave()
 
