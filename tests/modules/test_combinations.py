@@ -93,7 +93,8 @@ def test_learns_decodes_and_comes_back(pair: str, make_model, tmp_path: Path) ->
         expected = full_log_probs(model, SOURCE, PREFIX)
         state = model.init_state(model.encode(SOURCE), 1, PREFIX.size(1))
         for t in range(PREFIX.size(1)):
-            assert_close(model.step(PREFIX[:, t : t + 1], state), expected[:, t], **CLOSE)
+            real = PREFIX[:, t].ne(0)
+            assert_close(model.step(PREFIX[:, t : t + 1], state)[real], expected[real, t], **CLOSE)
         assert translations(model, 1) == translations(model, 3)
 
         save_tensors({name: t.contiguous() for name, t in model_tensors(model).items()}, tmp_path / "model.safetensors")
