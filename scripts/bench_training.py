@@ -1,10 +1,11 @@
 """Speed of training: target tokens a second of variants of one configuration, in turn on the same batches.
 
     python scripts/bench_training.py corpus=data/multi30k model=small variants=fp32,bf16,bf16+compile
+    python scripts/bench_training.py corpus=data/multi30k variants=fp32,fp32+model.encoder.feed_forward.name=moe
 
-``nmt-train``'s keys choose the model and the batches. A variant is a precision, with ``+compile`` or without. In every
-repeat each variant makes ``updates`` updates on the same batches; figures are medians over the repeats, ratios are
-those to the first variant, repeat by repeat.
+``nmt-train``'s keys choose the model and the batches. A variant is a precision, and after plus signs ``compile`` or
+further keys of ``nmt-train``. In every repeat each variant makes ``updates`` updates on the same batches; figures are
+medians over the repeats, ratios are those to the first variant, repeat by repeat.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ WARM_UP_UPDATES = 5
 
 def make_trainer(variant: str, overrides: list[str], run: Path) -> Trainer:
     """A trainer of a new run."""
-    precision, _, compiled = variant.partition("+")
-    keys = [f"train.precision={precision}", f"compile={str(compiled == 'compile').lower()}", "train.max_updates=100000"]
+    precision, *more = variant.split("+")
+    keys = [f"train.precision={precision}", "train.max_updates=100000"]
+    keys += ["compile=true" if key == "compile" else key for key in more]
     config = compose("train", [*overrides, *keys, f"run={run}"])
     trainer = Trainer(parse_options(TrainOptions, config), config)
     trainer.model.train()
@@ -79,7 +81,7 @@ def main(arguments: list[str]) -> None:
         facts = {"updates": len(batches), "target_tokens": tokens, "padding_share": padding}
         facts["peak_mib_of_all"] = peak_memory_mib(first.device)
     for row in rows:
-        print(f"{row['variant']:16} {row['tokens_per_second']:8.0f} target tokens/s  {row['speedup']:5.2f} x")
+        print(f"{row['variant']:32} {row['tokens_per_second']:8.0f} target tokens/s  {row['speedup']:5.2f} x")
     if out:
         Path(out).write_text(json.dumps({"rows": rows, **facts, **provenance()}, indent=1) + "\n", encoding="utf-8")
 
