@@ -64,7 +64,7 @@ GIVEN = ["corpus={digits}", "run=r", "train.max_updates=1", "validate.metric=los
         ("train", ["train.max_update=3"], "unknown key train.max_update; valid keys here: accumulate, "),
         ("train", ["train.max_updates=many"], "train.max_updates: Value 'many' of type 'str' could not be converted"),
         ("train", ["seed=-1", "corpus=a", "run=b"], "seed=-1 is out of range: it must be at least 0"),
-        ("train", ["model=tny"], "model=tny: no such preset; valid options: base, big, deep_shallow, "),
+        ("train", ["model=tny"], "model=tny: no such preset; valid options: base, base_6_1, "),
         ("train", ["corpus"], "corpus: not an option; options are given as KEY=VALUE"),
         ("train", ["corpus=a=b"], """corpus=a=b: not a plain value; as a text it needs quotes of its own: 'corpus="""),
         ("train", ["corpus=größe"], """needs quotes of its own: 'corpus="größe"'"""),
@@ -130,7 +130,7 @@ def test_help_shows_every_key_with_its_meaning(command: str, cli) -> None:
     assert (ROOT / "conf" / f"{command}.yaml").read_text(encoding="utf-8").rstrip() in done.out
     assert "--multirun" in done.out
     if command == "train":
-        assert "# model=NAME, one of: base, big, deep_shallow, iwslt, small, tiny" in done.out
+        assert "# model=NAME, one of: base, base_6_1, base_9_2, big, deep_shallow, fast, iwslt, small, tiny" in done.out
 
 
 def test_cfg_job_prints_the_configuration(cli, tmp_path: Path) -> None:

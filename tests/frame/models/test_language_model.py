@@ -18,6 +18,7 @@ CASES = {
     f"{slot}-{name}": [f"model.decoder.{slot}.name={name}"]
     for slot in ("self_attention", "feed_forward", "layer", "stack")
     for name in slots()[slot].components
+    if (slot, name) != ("layer", "compressed")  # it reads an encoder
 }
 CASES |= {
     f"{slot}-{name}": [f"model.{slot}.name={name}"]
