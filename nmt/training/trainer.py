@@ -47,6 +47,9 @@ from nmt.training.window import Window, dealt, gathered
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PATIENCE = 5
+"""``train.patience`` where nothing else ends a training."""
+
 
 class Trainer:
     """Trains the model that a configuration describes, or goes on where an earlier start of the run stopped.
@@ -113,8 +116,6 @@ class Trainer:
 
     def _check(self) -> None:
         loop = self.options.train
-        if not (loop.max_updates or loop.max_epochs or loop.patience):
-            raise ConfigError("give train.max_updates, train.max_epochs or train.patience: nothing says when to stop")
         if loop.parallel is not Parallel.replicate and (loop.precision is Precision.fp16 or self.options.compile):
             what = "train.precision=fp16" if loop.precision is Precision.fp16 else "compile=true"
             raise ConfigError(
@@ -176,6 +177,12 @@ class Trainer:
         per_epoch = math.ceil(self.batches.num_batches(1) / self._group)
         by_epochs = loop.max_epochs * per_epoch
         return by_epochs if loop.max_updates is None else min(by_epochs, loop.max_updates)
+
+    @property
+    def _patience(self) -> int | None:
+        """Validations without a better metric after which training stops."""
+        loop = self.options.train
+        return loop.patience or (None if loop.max_updates or loop.max_epochs else DEFAULT_PATIENCE)
 
     @property
     def _group(self) -> int:
@@ -255,7 +262,7 @@ class Trainer:
         return bool(
             (loop.max_updates and progress.update >= loop.max_updates)
             or (loop.max_epochs and progress.epoch > loop.max_epochs)
-            or (loop.patience and progress.without_better >= loop.patience)
+            or (self._patience and progress.without_better >= self._patience)
         )
 
     def _epochs(self) -> dict[str, float]:

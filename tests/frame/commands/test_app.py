@@ -81,7 +81,7 @@ GIVEN = ["corpus={digits}", "run=r", "train.max_updates=1", "validate.metric=los
         (
             "train",
             ["-m", "seed=1,2", "corpus=a", "run=b"],
-            "give train.max_updates, train.max_epochs or train.patience",
+            "a is not a corpus (no corpus.json in it)",
         ),
         ("average", ["checkpoint=nowhere", "out=o"], "checkpoint=nowhere: no such folder; give a run or a checkpoint"),
         ("average", ["checkpoint=[]", "out=o"], "checkpoint=[]: give a run or a list of checkpoint folders"),

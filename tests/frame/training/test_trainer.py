@@ -156,6 +156,14 @@ def test_average_at_the_end_is_the_mean_of_the_newest(train, tmp_path: Path, rea
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 
+def test_without_an_end_patience_is_five(make_trainer, tmp_path: Path) -> None:
+    trainer = make_trainer(f"run={tmp_path}/run", "validate.every=2")
+    measured = iter([3.0, 2.0, *[2.0] * 5])
+    trainer._measure = lambda: {"loss": next(measured), "nll": 1.0}
+    trainer.fit()
+    assert trainer.learner.progress.update == 14
+
+
 def test_patience(make_trainer, tmp_path: Path) -> None:
     """The first validation is the best; the next two are no better, but the average at the end is."""
 
@@ -219,7 +227,6 @@ def test_non_finite_loss_leaves_the_last_checkpoint_valid(make_trainer, tmp_path
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "give train.max_updates, train.max_epochs or train.patience: nothing says when to stop"),
         (["train.max_updates=1", "validate.metric=bleu"], "validate.metric=bleu needs validate.translate=true"),
         (
             ["train.max_updates=1", "batch.max_length=64"],
