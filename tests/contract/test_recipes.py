@@ -10,9 +10,10 @@ import torch
 
 from nmt.config import compose, parse_options, presets
 from nmt.models.encoder_decoder import build_model
-from nmt.registry import discover
+from nmt.registry import build, discover
 from nmt.reproduction.options import ReproduceOptions, Scale, VariantOptions
 from nmt.reproduction.plan import train_overrides
+from nmt.training.options import TrainOptions
 
 discover()
 
@@ -51,6 +52,7 @@ def test_variant_builds(recipe: str, name: str, scale: str) -> None:
         compose(command, ["checkpoint=given", "out=given", *own])
         return
     overrides = train_overrides(options, variant)
-    node = compose("train", ["corpus=given", "run=given", *overrides]).model
+    train = parse_options(TrainOptions, compose("train", ["corpus=given", "run=given", *overrides]))
+    build("criterion", train.criterion, key="criterion")
     with torch.device("meta"):
-        build_model(node, source_size=8000, target_size=8000, joint=True)
+        build_model(train.model, source_size=8000, target_size=8000, joint=True)
