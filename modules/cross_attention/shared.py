@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nmt.config import option
+from nmt.config import ConfigError, option
 from nmt.models.attention import attend, attention_weights, weighted_sum
 from nmt.models.dropout import Dropout
 from nmt.models.heads import merge_heads, split_heads
@@ -64,6 +64,11 @@ class SharedCrossAttention(MultiheadCrossAttention):
     def _make_projections(self, options: MultiheadOptions, context: LayerContext) -> None:
         assert isinstance(options, SharedOptions)
         place = place_in_block(options.policy, context, "cross_attention")
+        if options.share is Share.weights and options.context_point is ContextPoint.pre_out:
+            raise ConfigError(
+                f"{context.key}.cross_attention.context_point=pre_out would do nothing with share=weights, which shares "
+                "no context; leave it out, or choose share=context"
+            )
         self.leads, self.follows = place.leads, place.follows
         self.takes_raw = self.follows  # it has no query that would have to be normalised
         self.shares_weights = options.share is Share.weights

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nmt.models.precision import at_least_float32
+
 TIE = 2e-7
 """Training chooses between probabilities closer than this by chance: topk would give the lowest expert all ties."""
 
@@ -57,7 +59,7 @@ class Router(nn.Module, ABC):
     def forward(self, x: Tensor) -> Routing:
         """Route the tokens (num_tokens, embed_dim)."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.route(x.to(torch.promote_types(x.dtype, torch.float32)))
+            return self.route(at_least_float32(x))
 
     @abstractmethod
     def route(self, x: Tensor) -> Routing:

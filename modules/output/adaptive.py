@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from nmt.config import ConfigError, option
 from nmt.models.bands import Bands, FrequencyOrder
-from nmt.models.cross_entropy import at_least_float32, chunked_cross_entropy
+from nmt.models.cross_entropy import chunked_cross_entropy
 from nmt.models.dropout import Dropout
 from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import Embedding, Output
+from nmt.models.precision import at_least_float32
 from nmt.registry import register
 
 CHEAP_TO_ASK = ("cpu",)

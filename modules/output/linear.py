@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from nmt.config import option
-from nmt.models.cross_entropy import at_least_float32, chunked_cross_entropy
+from nmt.models.cross_entropy import chunked_cross_entropy
 from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import Embedding, Output
+from nmt.models.precision import at_least_float32
 from nmt.registry import register
 
 

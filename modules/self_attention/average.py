@@ -12,6 +12,7 @@ from nmt.config import option
 from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import ForwardPass, LayerContext, SelfAttention
 from nmt.models.masks import SelfMask
+from nmt.models.precision import at_least_float32
 from nmt.models.state import State, Step
 from nmt.registry import register
 
@@ -63,20 +64,15 @@ class AverageAttention(SelfAttention):
         return of_input * x + of_past * past
 
     def forward(self, x: Tensor, mask: SelfMask, memo: ForwardPass) -> Tensor:
-        total = _summable(x).cumsum(dim=1)
+        total = at_least_float32(x).cumsum(dim=1)
         counts = torch.arange(1, x.size(1) + 1, device=x.device)
         return self._mix(x, (total / counts[:, None]).to(x.dtype), memo)
 
     def init_state(self, rows: int, max_len: int, like: Tensor) -> State:
-        return {"sum": _summable(like.new_zeros(rows, self.width))}
+        return {"sum": at_least_float32(like.new_zeros(rows, self.width))}
 
     def step(self, x: Tensor, cache: State, step: Step, memo: ForwardPass) -> Tensor:
-        total = cache["sum"].unsqueeze(1) + _summable(x).cumsum(dim=1)
+        total = cache["sum"].unsqueeze(1) + at_least_float32(x).cumsum(dim=1)
         cache["sum"].copy_(total[:, -1])
         counts = step.positions + 1
         return self._mix(x, (total / counts[:, None]).to(x.dtype), memo)
-
-
-def _summable(x: Tensor) -> Tensor:
-    """At least float32: sums of many positions lose the later ones in a shorter format."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nmt.models.interfaces import ForwardPass, LayerContext, SelfAttention
 from nmt.models.masks import SelfMask
+from nmt.models.precision import at_least_float32
 from nmt.models.state import State, Step
 from nmt.registry import NoOptions, register
 
@@ -33,7 +34,7 @@ class SimplerSimpleRecurrentUnit(SelfAttention):
 
     def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(bsz, length, embed_dim) to f and (1 - f) W x of the same shape, at least float32."""
-        gate, candidate = _summable(self.project(x)).chunk(2, dim=-1)
+        gate, candidate = at_least_float32(self.project(x)).chunk(2, dim=-1)
         forget = torch.sigmoid(gate + self.gate_bias)
         return forget, (1 - forget) * candidate
 
@@ -41,7 +42,7 @@ class SimplerSimpleRecurrentUnit(SelfAttention):
         return linear_recurrence(*self._terms(x)).relu().to(x.dtype)
 
     def init_state(self, rows: int, max_len: int, like: Tensor) -> State:
-        return {"cell": _summable(like.new_zeros(rows, self.width))}
+        return {"cell": at_least_float32(like.new_zeros(rows, self.width))}
 
     def step(self, x: Tensor, cache: State, step: Step, memo: ForwardPass) -> Tensor:
         forget, update = self._terms(x)
@@ -94,8 +95,3 @@ def _scan(decay: Tensor, update: Tensor) -> Tensor:
         decay[:, span:] = decay[:, span:] * decay[:, :-span]
         span *= 2
     return cells
-
-
-def _summable(x: Tensor) -> Tensor:
-    """At least float32: a state that is added to at every step loses small updates in a shorter format."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

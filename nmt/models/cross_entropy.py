@@ -7,13 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nmt.models.precision import at_least_float32
+
 CHUNK_ELEMENTS = 1 << 20
 """Logits held at once while training: 4 MiB in float32 fit the caches of a CPU; 16 MiB cost 5 to 10 % a step."""
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """The same values, in float32 where their format has fewer bits."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def chunked_cross_entropy(

@@ -189,6 +189,11 @@ def test_policy_must_fit_the_stack(make_context) -> None:
     )
 
 
+def test_a_point_of_no_context_is_refused(make_context) -> None:
+    with pytest.raises(ConfigError, match="context_point=pre_out would do nothing with share=weights"):
+        make(make_context, share="weights", context_point="pre_out")
+
+
 def test_selected_layers() -> None:
     part = find("cross_attention", "shared", "k").factory
     node = {"name": "shared", "share": "weights", "policy": [2, 2]}
