@@ -66,8 +66,8 @@ class SharedCrossAttention(MultiheadCrossAttention):
         place = place_in_block(options.policy, context, "cross_attention")
         if options.share is Share.weights and options.context_point is ContextPoint.pre_out:
             raise ConfigError(
-                f"{context.key}.cross_attention.context_point=pre_out would do nothing with share=weights, which shares "
-                "no context; leave it out, or choose share=context"
+                f"{context.key}.cross_attention.context_point=pre_out would do nothing with share=weights, which "
+                "shares no context; leave it out, or choose share=context"
             )
         self.leads, self.follows = place.leads, place.follows
         self.takes_raw = self.follows  # it has no query that would have to be normalised
