@@ -144,6 +144,19 @@ def build(slot: str, node: Mapping[str, Any], *, key: str, **context: Any) -> An
     return component.factory(parse_options(component.options, own, key=key), **context)
 
 
+def changed_options(slot: str, node: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+    """The options of a configuration node that are not their component's defaults, as the node has them.
+
+    Raises:
+        ConfigError: as ``build``.
+    """
+    component = find(slot, node.get("name"), key)
+    own = {k: v for k, v in node.items() if k != "name"}
+    given: Any = parse_options(component.options, own, key=key)
+    usual: Any = parse_options(component.options, {}, key=key)
+    return {name: value for name, value in own.items() if getattr(given, name) != getattr(usual, name)}
+
+
 def slots() -> dict[str, Slot]:
     """All declared slots, by name."""
     return dict(sorted(_slots.items()))

@@ -25,7 +25,7 @@ from nmt.models.interfaces import (
 )
 from nmt.models.masks import SelfMask
 from nmt.models.state import DecoderState
-from nmt.registry import build, slots
+from nmt.registry import build, changed_options, slots
 from nmt.text.vocabulary import PAD
 
 T = TypeVar("T", bound="DecoderOnlyOptions")
@@ -319,14 +319,17 @@ def _check_direction(part: Part, slot: str, node: Mapping[str, Any], context: La
 
 
 def _check_unused(options: StackOptions, layer: Layer, key: str) -> None:
-    """Refuse a component in a slot that the layer has no place for: it would do nothing."""
+    """Refuse a component, or an option of it, in a slot that the layer has no place for: it would do nothing."""
     for slot, usual in layer.unused.items():
         node = getattr(options, slot, None)
+        if node is None:
+            continue
         name = node.get("name") if isinstance(node, Mapping) else node
-        if name not in (usual, None):
+        chosen = {"name": name} if name != usual else changed_options(slot, node, key=f"{key}.{slot}")
+        for option_name, value in chosen.items():
             raise ConfigError(
-                f"{key}.{slot}.name={name} would do nothing: {key}.layer.name={options.layer['name']} has no such "
-                f"part; leave {key}.{slot} out, or choose another layer"
+                f"{key}.{slot}.{option_name}={value} would do nothing: {key}.layer.name={options.layer['name']} has no "
+                f"such part; leave {key}.{slot} out, or choose another layer"
             )
 
 

@@ -206,7 +206,7 @@ class Layer(Part):
 
     unused: Mapping[str, str] = {}
     """Slots of the stack that this layer has no place for, each with the component that presets name there; another
-    component in such a slot is refused."""
+    component in such a slot, or an option of that one, is refused."""
 
     normalised: bool
     """Whether the output is normalised (post-norm); if not, the stack ends with a norm (pre-norm)."""

@@ -46,7 +46,7 @@ UNUSED = {
     for name in slots()[slot].components
     if name != usual
 }
-REFUSED = {**UNUSED}
+REFUSED = {**UNUSED, "feed_forward-swiglu+layer-compressed": r"feed_forward\.activation=swiglu would do nothing"}
 """Pairs that have no meaning, with what the error says."""
 
 SOURCE = torch.tensor([[4, 5, 6, 7, EOS], [10, 11, 12, EOS, 0], [8, EOS, 0, 0, 0]])

@@ -331,3 +331,12 @@ def test_other_parts_are_refused(slot: str, name: str, make_model) -> None:
         f"model.decoder.{slot}.name={name} would do nothing: model.decoder.layer.name=compressed has no such part; "
         f"leave model.decoder.{slot} out, or choose another layer"
     )
+
+
+def test_options_of_other_parts_are_refused(make_model) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_model(*MODEL, "model.decoder.feed_forward.activation=swiglu")
+    assert str(caught.value) == (
+        "model.decoder.feed_forward.activation=swiglu would do nothing: model.decoder.layer.name=compressed has no "
+        "such part; leave model.decoder.feed_forward out, or choose another layer"
+    )
