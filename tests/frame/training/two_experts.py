@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
 import torch
@@ -26,7 +25,6 @@ def main() -> None:
     train("run=sharded", "train.max_updates=4")
     train("run=sharded", "train.max_updates=12", "train.parallel=shard")
     train("run=more", "train.max_updates=12")
-    gc.collect()  # the trainers and their threads end before the exchange does, not with the interpreter
     leave()
 
 
