@@ -193,8 +193,8 @@ def claim_failure() -> bool:
 def leave() -> None:
     """End the exchange, when all are done, and with it this process, if there was an exchange.
 
-    PyTorch's caches of sharded tensors keep the threads of gloo beyond the exchange, and an interpreter that ends
-    beside them now and then aborts a training that is done. So it is not ended: nothing is left to do but to flush.
+    PyTorch's caches of sharded tensors keep the threads of gloo beyond the exchange. Beside them the end of the
+    interpreter was once seen to abort a training that was done, so it is left out: all that remains is to flush.
     """
     if dist.is_initialized():
         Ranks(dist.get_rank(), dist.get_world_size()).wait()
