@@ -21,6 +21,10 @@ ONEDNN_PRIMITIVES = "64"
 """On the CPU, bf16 products go through oneDNN, which keeps 1024 kernels by default, one a shape: as batches have ever
 other shapes, that grows to gigabytes. So few lose no speed."""
 
+SPIN_COUNT = "1000"
+"""How often a waiting thread of libgomp, PyTorch's OpenMP on Linux, looks for work before it sleeps. By default that is
+300,000 times, a few milliseconds, in which it holds a core that a neighbour, or the thread it waits for, could use."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _KEPT_BYTES = 1 << 30
 
@@ -31,6 +35,15 @@ class Device(Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+def share_cores() -> None:
+    """Let waiting threads give up their core soon; what the user set in the environment stays.
+
+    libgomp reads the environment when it is loaded, so this comes before the first import of torch.
+    """
+    if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def peak_memory_mib(device: torch.device) -> float:

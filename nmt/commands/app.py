@@ -29,6 +29,7 @@ from nmt.config import (
     suggest,
     to_hydra,
 )
+from nmt.device import share_cores
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
         schema: dataclass that the composed configuration must fit.
         function: called with the typed configuration and the plain one (as composed).
     """
+    share_cores()
     program = f"nmt-{command}"
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us; Hydra's own report is many lines

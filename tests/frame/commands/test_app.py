@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -219,3 +220,47 @@ def test_a_signal_ends_without_a_trace(number: signal.Signals, code: int, tmp_pa
         assert started.stderr.read() == ""
     assert started.returncode == code
     assert list(tmp_path.iterdir()) == []
+
+
+READS_SPIN_COUNT = """
+import ctypes
+from importlib.util import find_spec
+from pathlib import Path
+from nmt.device import share_cores
+
+share_cores()
+for library in Path(find_spec("torch").origin).parent.glob("lib/libgomp*"):
+    ctypes.CDLL(str(library))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch brings libgomp on Linux only")
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+    ids=["default", "count", "policy"],
+)
+def test_waiting_threads_give_up_their_core_soon(given: dict[str, str], spins: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", READS_SPIN_COUNT],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**environment, "OMP_DISPLAY_ENV": "VERBOSE", **given},
+    )
+    assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)) == {spins}
+
+
+def test_commands_set_it(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert cli("score", "--help").code == 0
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+
+
+def test_no_command_loads_torch_before_it_runs() -> None:
+    """Otherwise libgomp would have read the environment already; and ``--help`` would take seconds."""
+    names = sorted(p.stem for p in (ROOT / "nmt" / "commands").glob("[a-z]*.py"))
+    check = f"import sys, {', '.join(f'nmt.commands.{name}' for name in names)}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)
