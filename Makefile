@@ -1,7 +1,9 @@
 # make demo       a corpus, a training and translations with their BLEU, in a few minutes on two CPU cores
+# make check      what a change must pass: lint, types and test
 # make test       the tests; `make test-slow` those that take minutes;
 #                 `make fuzz` the property tests on new random examples
 # make lint types style; strict types
+# Tests run in as many processes as there are cores, of one thread each (tests/conftest.py); WORKERS= changes that.
 # The environment is made on first use in $(VENV) and again when setup.py changes.
 
 VENV ?= .venv
@@ -14,19 +16,24 @@ READY := $(VENV)/ready
 READY_DEV := $(VENV)/ready-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow fuzz lint types clean
+WORKERS ?= auto
+PYTEST := $(BIN)/pytest -q --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
+
+.PHONY: demo check test test-slow fuzz lint types clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
 
+check: lint types test
+
 test: $(READY_DEV)
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(READY_DEV)
-	$(BIN)/pytest -q -m slow
+	$(PYTEST) -m slow
 
 fuzz: $(READY_DEV)
-	HYPOTHESIS_PROFILE=random $(BIN)/pytest -q -m "not slow" $$(grep -rl "^from hypothesis" tests --include='test_*.py')
+	HYPOTHESIS_PROFILE=random $(PYTEST) -m "not slow" $$(grep -rl "^from hypothesis" tests --include='test_*.py')
 
 lint: $(READY_DEV)
 	$(BIN)/ruff check .

@@ -74,6 +74,7 @@ setup(
             "pre-commit",
             "pytest>=8",
             "pytest-timeout",
+            "pytest-xdist[psutil]",
             "ruff>=0.6",
             "types-PyYAML",
             "types-tqdm",
