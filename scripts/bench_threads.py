@@ -126,7 +126,7 @@ def rate(words: list[str], load: str, environment: dict[str, str]) -> float:
         )
         for _ in range(2 if load == "two" else 1)
     ]
-    busy = subprocess.Popen([sys.executable, "-c", BUSY]) if load == "busy" else None
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY], text=True)] if load == "busy" else []
     try:
         for process in workers:
             assert process.stdout is not None
@@ -138,7 +138,7 @@ def rate(words: list[str], load: str, environment: dict[str, str]) -> float:
             process.stdin.flush()
         return mean(float(process.stdout.readline()) for process in workers if process.stdout is not None)
     finally:
-        for process in [*workers, *([busy] if busy else [])]:
+        for process in [*workers, *busy]:
             process.kill()
             process.wait()
 
