@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ class MixtureOfExperts(FeedForward):
             bias=options.bias,
             dropout=context.activation_dropout if options.expert_dropout is None else options.expert_dropout,
         )
-        self.capacity_factors = options.capacity_factor_train, options.capacity_factor_eval
+        self.capacity_factors = _exact(options.capacity_factor_train), _exact(options.capacity_factor_eval)
         self.share = 1 / len(chosen)
         self.place = f"{context.key.rpartition('.')[2]}.{context.layer}"
 
@@ -177,6 +178,11 @@ class MixtureOfExperts(FeedForward):
         memo.add_figure(f"{self.place}.max_load", demand.max() / total)
         memo.add_figure(f"{self.place}.load_cv2", squared_variation(demand.float()))
         memo.add_figure(f"{self.place}.dropped", 1 - counts.sum() / total)
+
+
+def _exact(factor: float | None) -> Fraction | None:
+    """The factor as it was written: 1.1 * 10 is more than 11 in floating point, and its ceiling would be 12."""
+    return None if factor is None else Fraction(repr(factor))
 
 
 def _router(options: MixtureOptions, embed_dim: int, key: str) -> Router:

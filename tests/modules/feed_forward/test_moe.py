@@ -161,6 +161,18 @@ def test_what_is_kept_and_dropped(router: str, factor: float | None, make_contex
     assert counts.tolist() == [len(places) for places in kept]
 
 
+def test_capacity_is_that_of_the_number_as_written(make_context) -> None:
+    """1.1 times an even share of 10 tokens is 11; in floating point it is more, and was rounded up to 12."""
+    part = make(make_context, experts=5, capacity_factor_train=1.1, jitter=0.0)
+    x = torch.ones(50, 8, dtype=torch.float64)
+    with torch.no_grad():
+        part.router.weight.copy_(torch.eye(5, 8))
+        part.router.weight[0] += 1.0  # all want the first expert
+    _, counts, demand = part._assign(part.router(x))
+    assert demand.tolist() == [50, 0, 0, 0, 0]
+    assert counts.tolist() == [11, 0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("router", ["switch", "gshard"])
 def test_a_token_that_is_dropped_is_left_to_the_residual(router: str, make_context) -> None:
     part = identity(make(make_context, router=router, capacity_factor_train=0.25, jitter=0.0))
