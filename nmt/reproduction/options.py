@@ -20,6 +20,10 @@ class Scale(Enum):
     base = "base"
 
 
+SEEDS: dict[str, list[int]] = {"tiny": [1, 2, 3], "small": [1], "base": [1]}
+"""Seeds of the trainings where neither the recipe nor the user names any: a single one is no test."""
+
+
 class RecipeMetric(Enum):
     """What quality is: ``bleu`` of the translated test set, or ``ppl`` of the validation set."""
 
@@ -53,6 +57,9 @@ class VariantOptions:
     what: str = option(help="what is different, in a few words")
     overrides: list[str] = option([], "options of nmt-train, or of the command that derives it")
     scales: dict[str, list[str]] = option({}, "further ones, by scale")
+    choices: dict[str, dict[str, list[str]]] = option(
+        {}, "by scale: named settings, further options each, of which the validation set chooses one"
+    )
     paper: dict[str, float] = option({}, "the paper's figures of this model, by name")
     derive: DeriveOptions | None = option(None, "made from another variant instead of trained")
 
@@ -94,7 +101,7 @@ class RecipeOptions:
     note: str = option("", "what to know when reading the report")
     metric: RecipeMetric = option(RecipeMetric.bleu, "bleu (translation) or ppl")
     baseline: str = option(help="the variant that the others are compared with")
-    seeds: list[int] = option([1], "one training each", minimum=0)
+    seeds: list[int] | None = option(None, "one training each; default: 1, 2 and 3 at tiny, else 1", minimum=0)
     overrides: list[str] = option([], "options of all trainings")
     scales: dict[str, list[str]] = option({}, "further ones, by scale")
     variants: dict[str, VariantOptions] = option({}, "models by name")
@@ -108,13 +115,13 @@ class RecipeOptions:
             if not re.fullmatch(r"\w+", name):
                 raise ConfigError(f"recipe.variants.{name}: a name has letters, digits and _ only")
             _check_scales(f"recipe.variants.{name}.scales", variant.scales)
+            _check_choices(f"recipe.variants.{name}", variant)
             if variant.derive is not None:
                 self._check_name(f"recipe.variants.{name}.derive.of", variant.derive.of)
         _check_scales("recipe.scales", self.scales)
         self._check_name("recipe.baseline", self.baseline)
         self._check_order()
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"recipe.seeds={self.seeds}: give at least one, and different ones")
+        _check_seeds("recipe.seeds", self.seeds)
         for number, expected in enumerate(self.expectations):
             self._check_expectation(f"recipe.expectations[{number}]", expected)
 
@@ -155,6 +162,24 @@ def _check_scales(key: str, scales: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}.{name}: no such scale; valid options: {', '.join(valid)}{suggest(name, valid)}")
 
 
+def _check_choices(key: str, variant: VariantOptions) -> None:
+    """Choices are between trainings, and there are at least two."""
+    _check_scales(f"{key}.choices", variant.choices)
+    if variant.choices and variant.derive is not None:
+        raise ConfigError(f"{key}.choices: a derived model is not trained; declare them on {variant.derive.of}")
+    for scale, named in variant.choices.items():
+        if len(named) < 2:
+            raise ConfigError(f"{key}.choices.{scale}: give at least two settings to choose from")
+        for name in named:
+            if not re.fullmatch(r"\w[\w.]*", name):
+                raise ConfigError(f"{key}.choices.{scale}.{name}: a name has letters, digits, _ and . only")
+
+
+def _check_seeds(key: str, seeds: list[int] | None) -> None:
+    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+        raise ConfigError(f"{key}={seeds}: give at least one, and different ones")
+
+
 @dataclass
 class ReproduceOptions:
     """The configuration of ``nmt-reproduce``; ``conf/reproduce.yaml`` says what each key means."""
@@ -177,3 +202,14 @@ class ReproduceOptions:
     def __post_init__(self) -> None:
         if isinstance(self.scales, dict):
             _check_scales("scales", self.scales)
+        if isinstance(self.seeds, list):
+            _check_seeds("seeds", self.seeds)
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """Seeds of the trainings: the user's, the recipe's, or the scale's."""
+        return self.seeds or self.recipe.seeds or SEEDS[self.scale.name]
+
+    def choices_of(self, variant: str) -> dict[str, list[str]]:
+        """Settings of a variant, at this scale, of which the validation set chooses one; often none."""
+        return self.recipe.variants[variant].choices.get(self.scale.name, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from keyword import iskeyword
@@ -27,6 +28,7 @@ class Job:
         overrides: what the command is given.
         source: folder of the model that it is made from; None for a training.
         epochs: of a training, where that is when it ends.
+        choice: which of the variant's choices; None where it has none, and for derived models.
     """
 
     variant: str
@@ -36,6 +38,7 @@ class Job:
     overrides: tuple[str, ...]
     source: Path | None = None
     epochs: int | None = None
+    choice: str | None = None
 
     @property
     def words(self) -> list[str]:
@@ -51,46 +54,80 @@ def module_of(command: str) -> str:
     return f"nmt.commands.{command}{'_' * iskeyword(command)}"
 
 
-def plan(options: ReproduceOptions) -> list[Job]:
-    """Every model of a recipe, each training's configuration checked.
+def trials(options: ReproduceOptions) -> list[Job]:
+    """The trainings that the validation set chooses from: every choice of every variant, with the first seed.
+
+    Raises:
+        ConfigError: see `plan`.
+    """
+    discover(options.plugins)
+    seed = options.all_seeds[0]
+    names = [(name, choice) for name in options.recipe.variants for choice in options.choices_of(name)]
+    return [_training(options, name, seed, choice) for name, choice in names]
+
+
+def plan(options: ReproduceOptions, chosen: Mapping[str, str]) -> list[Job]:
+    """Every model that is measured, each training's configuration checked.
+
+    Args:
+        options: of the command.
+        chosen: the choice of each variant that has choices; models of variants that are not in it are left out.
 
     Raises:
         ConfigError: an option of a training is wrong, or a command does not exist; names the variant.
     """
     discover(options.plugins)
-    recipe = options.recipe
     jobs: list[Job] = []
-    for seed in options.seeds or recipe.seeds:
-        for name, variant in recipe.variants.items():
-            folder = run_folder(options, name, seed)
-            if variant.derive is None:
-                jobs.append(_training(options, name, variant, seed, folder))
+    for seed in options.all_seeds:
+        for name, variant in options.recipe.variants.items():
+            origin = _trained(options, name)
+            if options.choices_of(origin) and origin not in chosen:
                 continue
-            command, source = variant.derive.command, run_folder(options, variant.derive.of, seed)
-            if not command.isidentifier() or find_spec(module_of(command)) is None:
-                raise ConfigError(f"recipe.variants.{name}.derive.command={command}: there is no command nmt-{command}")
-            own = (*variant.overrides, *variant.scales.get(options.scale.name, []))
-            given = (f"checkpoint={source}", f"out={folder}", *own)
-            jobs.append(Job(name, seed, folder, command, given, source))
+            if variant.derive is None:
+                jobs.append(_training(options, name, seed, chosen.get(name)))
+            else:
+                jobs.append(_derived(options, name, variant, seed, chosen))
     return jobs
 
 
-def run_folder(options: ReproduceOptions, variant: str, seed: int) -> Path:
+def run_folder(options: ReproduceOptions, variant: str, seed: int, choice: str | None = None) -> Path:
     """Where a model lies."""
     runs = Path(options.out) / "runs" if options.runs is None else Path(options.runs)
-    return runs / f"{variant}-{options.scale.name}-seed{seed}"
+    return runs / "-".join([variant, *([choice] if choice else []), options.scale.name, f"seed{seed}"])
 
 
-def train_overrides(options: ReproduceOptions, variant: VariantOptions) -> list[str]:
+def train_overrides(options: ReproduceOptions, variant: VariantOptions, choice: str | None = None) -> list[str]:
     """What decides a variant's model and training: later ones win over earlier ones."""
     scale = options.scale.name
     layers = [options.scales.get(scale, []), options.recipe.overrides, options.recipe.scales.get(scale, [])]
-    layers += [variant.overrides, variant.scales.get(scale, []), options.train_overrides]
+    layers += [variant.overrides, variant.scales.get(scale, [])]
+    layers += [variant.choices[scale][choice] if choice else [], options.train_overrides]
     return [text for layer in layers for text in layer]
 
 
-def _training(options: ReproduceOptions, name: str, variant: VariantOptions, seed: int, folder: Path) -> Job:
-    given = [f"corpus={options.corpus}", f"run={folder}", *train_overrides(options, variant)]
+def _trained(options: ReproduceOptions, name: str) -> str:
+    """The variant whose training a model goes back to."""
+    while (derive := options.recipe.variants[name].derive) is not None:
+        name = derive.of
+    return name
+
+
+def _derived(
+    options: ReproduceOptions, name: str, variant: VariantOptions, seed: int, chosen: Mapping[str, str]
+) -> Job:
+    assert variant.derive is not None, "only derived variants are made by a command of their own"
+    command, of = variant.derive.command, variant.derive.of
+    folder, source = run_folder(options, name, seed), run_folder(options, of, seed, chosen.get(of))
+    if not command.isidentifier() or find_spec(module_of(command)) is None:
+        raise ConfigError(f"recipe.variants.{name}.derive.command={command}: there is no command nmt-{command}")
+    own = (*variant.overrides, *variant.scales.get(options.scale.name, []))
+    return Job(name, seed, folder, command, (f"checkpoint={source}", f"out={folder}", *own), source)
+
+
+def _training(options: ReproduceOptions, name: str, seed: int, choice: str | None) -> Job:
+    folder = run_folder(options, name, seed, choice)
+    given = [f"corpus={options.corpus}", f"run={folder}"]
+    given += train_overrides(options, options.recipe.variants[name], choice)
     given += [f"seed={seed}", f"device={options.device.value}"]
     if options.threads is not None:
         given.append(f"threads={options.threads}")
@@ -100,4 +137,4 @@ def _training(options: ReproduceOptions, name: str, variant: VariantOptions, see
         typed = parse_options(TrainOptions, compose("train", given))
     except ValueError as error:
         raise ConfigError(f"recipe.variants.{name}: {error}") from error
-    return Job(name, seed, folder, "train", tuple(given), epochs=typed.train.max_epochs)
+    return Job(name, seed, folder, "train", tuple(given), epochs=typed.train.max_epochs, choice=choice)

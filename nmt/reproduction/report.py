@@ -63,6 +63,7 @@ def markdown(options: ReproduceOptions, results: Mapping[str, Any], all_: Measur
     ]
     lines += [recipe.note] if recipe.note else []
     lines += ["", "## Verdicts", "", *(_verdict_line(v) for v in results["verdicts"]), ""]
+    lines += _chosen(results["choices"])
     lines += ["## The paper's figures beside ours", ""]
     if recipe.metric is RecipeMetric.ppl:
         lines += _table([_ppl_row(options, name, all_) for name in recipe.variants])
@@ -78,6 +79,24 @@ def markdown(options: ReproduceOptions, results: Mapping[str, Any], all_: Measur
     if options.train_overrides:
         lines += [f"Further options of all trainings: `{' '.join(options.train_overrides)}`."]
     return "\n".join([*lines, "", "```text", *results["commands"], "```", ""])
+
+
+def _chosen(choices: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All settings that were tried, with what the validation set said of each."""
+    if not choices:
+        return []
+    rows = [
+        {
+            "variant": c["variant"],
+            "setting": c["choice"],
+            f"validation {c['metric']}": f"{c['value']:.4g}",
+            "": "chosen" if c["chosen"] else "",
+        }
+        for c in choices
+    ]
+    seeds = ", ".join(map(str, dict.fromkeys(c["seed"] for c in choices)))
+    told = f"Tried with seed {seeds} and chosen by the validation set; the test set was read for the chosen ones only."
+    return ["## Chosen on the validation set", "", told, "", *_table(rows), ""]
 
 
 def _verdict_line(told: Mapping[str, Any]) -> str:

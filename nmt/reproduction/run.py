@@ -14,10 +14,11 @@ from nmt.benchmark.run import Benchmarked, benchmark
 from nmt.data.corpus import Corpus
 from nmt.device import torch_device
 from nmt.provenance import provenance
+from nmt.reproduction.choose import choose
 from nmt.reproduction.judge import Measurements, comparisons, judge, run_figures
 from nmt.reproduction.make import make_all
 from nmt.reproduction.options import RecipeMetric, ReproduceOptions
-from nmt.reproduction.plan import Job, plan
+from nmt.reproduction.plan import Job, plan, trials
 from nmt.reproduction.report import check_folder, write_results
 
 logger = logging.getLogger(__name__)
@@ -37,14 +38,18 @@ def run_recipe(options: ReproduceOptions) -> str:
     """
     recipe = options.recipe
     check_folder(Path(options.out))
-    jobs = plan(options)
+    tried = trials(options)
+    first = [*tried, *plan(options, {})]
     if options.plan:
-        return "\n".join(map(str, jobs))
+        return "\n".join([*map(str, first), *_later(options, tried)])
     test = Corpus.open(options.corpus)
     translated = recipe.metric is RecipeMetric.bleu
     sources = test.split(options.split).source_texts() if translated else []
     references = test.split(options.split).target_texts() if translated else []
-    make_all(jobs, options.jobs)
+    make_all(first, options.jobs)
+    choices = choose(tried)
+    jobs = plan(options, {trial.variant: trial.choice for trial in choices if trial.chosen})
+    make_all([job for job in jobs if job not in first], options.jobs)
     all_ = Measurements(runs=[run_figures(job) for job in jobs], references=references)
     device = torch_device(options.device).type
     if translated:
@@ -57,10 +62,11 @@ def run_recipe(options: ReproduceOptions) -> str:
     results: dict[str, Any] = {
         "recipe": _plain(asdict(recipe)),
         "scale": options.scale.name,
-        "seeds": options.seeds or recipe.seeds,
+        "seeds": options.all_seeds,
         "corpus": {"folder": options.corpus, "digest": test.digest, "split": options.split},
         "train_overrides": options.train_overrides,
-        "commands": [str(job) for job in jobs],
+        "choices": [asdict(trial) for trial in choices],
+        "commands": [str(job) for job in dict.fromkeys([*first, *jobs])],
         "verdicts": judge(recipe, all_),
         "comparisons": comparisons(recipe, all_) if translated else [],
         "runs": all_.runs,
@@ -69,6 +75,17 @@ def run_recipe(options: ReproduceOptions) -> str:
         "facts": {**provenance(), "device": device, "threads": options.threads},
     }
     return write_results(options, results, all_)
+
+
+def _later(options: ReproduceOptions, tried: Sequence[Job]) -> list[str]:
+    """What a plan says of the models that wait for a choice."""
+    lines = []
+    for variant in dict.fromkeys(job.variant for job in tried):
+        named = ", ".join(options.choices_of(variant))
+        others = ", ".join(map(str, options.all_seeds[1:]))
+        more = f"; then the better one with seeds {others}" if others else ""
+        lines.append(f"# {variant}: one of {named} is chosen on the validation set{more}, and what is derived from it")
+    return lines
 
 
 def _benchmark(

@@ -51,8 +51,9 @@ def test_variant_builds(recipe: str, name: str, scale: str) -> None:
         own = [*variant.overrides, *variant.scales.get(scale, [])]
         compose(command, ["checkpoint=given", "out=given", *own])
         return
-    overrides = train_overrides(options, variant)
-    train = parse_options(TrainOptions, compose("train", ["corpus=given", "run=given", *overrides]))
-    build("criterion", train.criterion, key="criterion")
-    with torch.device("meta"):
-        build_model(train.model, source_size=8000, target_size=8000, joint=True)
+    for choice in options.choices_of(name) or [None]:
+        overrides = train_overrides(options, variant, choice)
+        train = parse_options(TrainOptions, compose("train", ["corpus=given", "run=given", *overrides]))
+        build("criterion", train.criterion, key="criterion")
+        with torch.device("meta"):
+            build_model(train.model, source_size=8000, target_size=8000, joint=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from nmt.config import ConfigError, compose, parse_options
+from nmt.config import ConfigError, DataError, compose, parse_options
+from nmt.reproduction.choose import choose
 from nmt.reproduction.judge import Found, verdict
 from nmt.reproduction.make import RunFailed, make_all
 from nmt.reproduction.options import RecipeOptions, ReproduceOptions
-from nmt.reproduction.plan import Job, plan
+from nmt.reproduction.plan import Job, plan, trials
 from nmt.reproduction.report import check_folder
 from nmt.reproduction.run import run_recipe
 
@@ -45,7 +46,8 @@ SHORT = [
 
 
 def make_options(corpus: Path, out: Path, **changes: Any) -> ReproduceOptions:
-    config = compose("reproduce", ["recipe=deep_shallow", f"corpus={corpus}", f"out={out}", "device=cpu", "threads=1"])
+    given = ["recipe=deep_shallow", f"corpus={corpus}", f"out={out}", "device=cpu", "threads=1", "seeds=[1]"]
+    config = compose("reproduce", given)
     values: dict[str, Any] = {key: config[key] for key in config}
     values.update({"recipe": RECIPE, "train_overrides": SHORT, **changes})
     return parse_options(ReproduceOptions, values)
@@ -76,12 +78,12 @@ def test_from_recipe_to_report(digits: Path, tmp_path: Path) -> None:
     assert "bleu 30.5" in text
     assert "train.max_updates=3" in text
     before = (out / "runs/two-tiny-seed1/checkpoints/last/model.safetensors").stat().st_mtime_ns
-    make_all(plan(options), 2)  # all is there
+    make_all(plan(options, {}), 2)  # all is there
     assert (out / "runs/two-tiny-seed1/checkpoints/last/model.safetensors").stat().st_mtime_ns == before
     changed = {**RECIPE, "variants": {**RECIPE["variants"]}}
     changed["variants"]["mean"] = {**RECIPE["variants"]["mean"], "overrides": ["last=2"]}
     with pytest.raises(ConfigError, match="was made by another command"):
-        make_all(plan(make_options(digits, out, recipe=changed)), 1)
+        make_all(plan(make_options(digits, out, recipe=changed), {}), 1)
 
 
 def test_plan_is_commands_in_order(digits: Path, tmp_path: Path) -> None:
@@ -95,13 +97,72 @@ def test_plan_is_commands_in_order(digits: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+CHOICES: dict[str, Any] = {
+    "two": {"what": "2 layers", "choices": {"tiny": {"a": ["model.dropout=0"], "b": ["model.dropout=0.1"]}}},
+    "mean": {"what": "averaged", "derive": {"of": "two", "command": "average"}, "overrides": ["last=1"]},
+    "one": {"what": "1 layer"},
+}
+
+
+def test_choices_are_trained_with_the_first_seed_and_the_chosen_one_with_all(digits: Path, tmp_path: Path) -> None:
+    recipe = {**RECIPE, "variants": CHOICES, "expectations": []}
+    options = make_options(digits, tmp_path / "out", recipe=recipe, seeds=[5, 6])
+    tried = trials(options)
+    assert [(job.variant, job.choice, job.seed) for job in tried] == [("two", "a", 5), ("two", "b", 5)]
+    assert [job.folder.name for job in tried] == ["two-a-tiny-seed5", "two-b-tiny-seed5"]
+    assert [(job.variant, job.seed) for job in plan(options, {})] == [("one", 5), ("one", 6)]
+    jobs = plan(options, {"two": "b"})
+    assert [(job.variant, job.choice, job.seed) for job in jobs if job.variant != "one"] == [
+        ("two", "b", 5),
+        ("mean", None, 5),
+        ("two", "b", 6),
+        ("mean", None, 6),
+    ]
+    assert jobs[0] == tried[1]  # which is there already
+    assert jobs[1].source == tried[1].folder
+    assert "model.dropout=0.1" in jobs[0].overrides
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "chosen"),
+    [
+        ("bleu", {"a": [10, 30, 20], "b": [29, 29, 29]}, "a"),  # the best of all validations, as the checkpoint is
+        ("bleu", {"a": [30], "b": [31]}, "b"),
+        ("loss", {"a": [3.0, 2.5, 4.0], "b": [2.0, 9.0, 9.0]}, "b"),
+        ("loss", {"a": [2.0], "b": [2.0]}, "a"),  # of equal ones the first
+    ],
+)
+def test_choice_by_the_validation_set(tmp_path: Path, metric: str, values: dict[str, list[float]], chosen: str) -> None:
+    jobs = []
+    for choice, found in values.items():
+        folder = tmp_path / choice
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"validate: {{metric: {metric}}}\n", encoding="utf-8")
+        lines = [{"event": "valid", "update": n, "bleu": 0.0, "loss": 0.0, metric: v} for n, v in enumerate(found)]
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+        jobs.append(Job("two", 1, folder, "train", ("x=1",), choice=choice))
+    tried = choose(jobs)
+    assert [trial.choice for trial in tried if trial.chosen] == [chosen]
+    assert [trial.value for trial in tried] == [(min if metric == "loss" else max)(v) for v in values.values()]
+    (tmp_path / "a/metrics.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="no validation by"):
+        choose(jobs)
+
+
+def test_three_seeds_at_tiny(digits: Path, tmp_path: Path) -> None:
+    for scale, seeds in (("tiny", [1, 2, 3]), ("small", [1])):
+        options = make_options(digits, tmp_path / "out", seeds=None, scale=scale)
+        assert options.all_seeds == seeds
+        assert {job.seed for job in plan(options, {})} == set(seeds)
+
+
 def test_wrong_option_of_a_variant_shows_before_any_training(digits: Path, tmp_path: Path) -> None:
     wrong = {**RECIPE, "variants": {"two": {"what": "wrong", "overrides": ["train.max_epoch=2"]}}, "expectations": []}
     with pytest.raises(ConfigError, match=r"recipe\.variants\.two: unknown key train\.max_epoch.*max_epochs"):
-        plan(make_options(digits, tmp_path, recipe=wrong))
+        plan(make_options(digits, tmp_path, recipe=wrong), {})
     wrong["variants"] = {"two": {"what": "a"}, "b": {"what": "b", "derive": {"of": "two", "command": "shrink"}}}
     with pytest.raises(ConfigError, match=r"derive\.command=shrink: there is no command nmt-shrink"):
-        plan(make_options(digits, tmp_path, recipe=wrong))
+        plan(make_options(digits, tmp_path, recipe=wrong), {})
 
 
 @pytest.mark.parametrize(
@@ -109,6 +170,11 @@ def test_wrong_option_of_a_variant_shows_before_any_training(digits: Path, tmp_p
     [
         ({"baseline": "tow"}, r"recipe\.baseline=tow: no such variant; valid options: two, one.*did you mean 'two'"),
         ({"seeds": [1, 1]}, r"recipe\.seeds=\[1, 1\]"),
+        ({"variants": {"two": {"what": "x", "choices": {"tiny": {"a": []}}}}}, "two.choices.tiny: give at least two"),
+        (
+            {"variants": {"two": {"what": "x", "choices": {"tiny": {"a/b": [], "c": []}}}}},
+            "tiny.a/b: a name has",
+        ),
         ({"scales": {"tiney": []}}, r"recipe\.scales\.tiney: no such scale.*did you mean 'tiny'"),
         ({"expectations": [{"metric": "bleu", "variant": "one"}]}, r"expectations\[0\]: give at_least or at_most"),
         ({"expectations": [{"metric": "speed", "variant": "one", "at_least": 1, "batch": 9}]}, r"batch=9 is not meas"),
