@@ -1,8 +1,7 @@
-"""The folder of a run: its configuration, its manifest and its checkpoints."""
+"""The folder of a run: its configuration and its checkpoints."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -13,20 +12,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from nmt.config import ConfigError, DataError
 from nmt.files import is_leftover, sync, temporary_name, write_text
-from nmt.provenance import provenance
 from nmt.training.checkpoint import MODEL_FILE, write_folder
 from nmt.training.run_lock import LOCK_FILE
+from nmt.training.run_manifest import read_entries
 from nmt.training.seal import FACTS_FILE
 from nmt.training.training_state import TENSORS_FILE
 from nmt.training.update import TrainingError
-from nmt.untrusted import read_json, read_yaml, shorten, typed
+from nmt.untrusted import read_yaml, typed
 
 logger = logging.getLogger(__name__)
 
 STATE_FILES = (TENSORS_FILE, FACTS_FILE)
 EXTENDABLE = ("train.max_updates", "train.max_epochs", "train.patience")
 """Keys that may change when a run goes on: they say when to stop, not what is learned."""
-IRRELEVANT = ("run", "device", "threads", "train.parallel")
+IRRELEVANT = ("run", "device", "threads", "train.parallel", "batch.workers")
+"""Keys that say where and by how many processes the same is computed."""
+PLACES, INIT_FROM = ("corpus", "plugins"), "init_from"
+"""Keys that say where something lies. What it is, is compared by content (``run_manifest``); components have names."""
 ACCUMULATE, BATCHES = "train.accumulate", "processes x train.accumulate"
 
 
@@ -63,7 +65,9 @@ def check_config(folder: Path, config: DictConfig, *, extendable: bool, processe
         raise ConfigError(f"run={folder} is not a folder; choose another run=")
     if path.exists():
         old, new = _flat(read_yaml(path)), _flat(config)
-        ignored = IRRELEVANT + (EXTENDABLE if extendable else ())
+        ignored = IRRELEVANT + PLACES + (EXTENDABLE if extendable else ())
+        if None not in (old.get(INIT_FROM), new.get(INIT_FROM)):
+            ignored += (INIT_FROM,)
         before, now = _batches_of_an_update(folder, old, new, processes)
         if before == now:
             ignored += (ACCUMULATE,)
@@ -98,37 +102,11 @@ def adopt_config(folder: Path, config: DictConfig, *, extendable: bool, processe
 def _batches_of_an_update(folder: Path, old: dict[str, Any], new: dict[str, Any], processes: int) -> tuple[int, int]:
     """How many an update took when the run was last started, and how many it takes now."""
     try:
-        entries = typed(list[dict[str, Any]], read_json(folder / "manifest.json"))
-        before = typed(int, entries[-1].get("processes", 1))
+        before = typed(int, read_entries(folder)[-1].get("processes", 1))
     except (DataError, LookupError, TypeError):
         before = processes  # nothing was trained yet, or the manifest will be found damaged when it is continued
     accumulated = old.get(ACCUMULATE, 1)
     return before * (accumulated if isinstance(accumulated, int) else 0), processes * new.get(ACCUMULATE, 1)
-
-
-def append_manifest(folder: Path, *, corpora: dict[str, str], **facts: Any) -> None:
-    """Add an entry to ``manifest.json``: when, where and with what versions this run was started or continued.
-
-    Args:
-        folder: the run.
-        corpora: content hash of each corpus.
-        facts: whatever else describes the start.
-
-    Raises:
-        ConfigError: a corpus is not what it was when the run began.
-        DataError: the manifest cannot be read.
-    """
-    path = folder / "manifest.json"
-    try:
-        entries = typed(list[dict[str, Any]], read_json(path)) if path.exists() else []
-        before = typed(dict[str, str], entries[0]["corpora"], "corpora") if entries else corpora
-    except (DataError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the manifest of a run ({shorten(error)})") from error
-    changed = [name for name, digest in corpora.items() if before.get(name, digest) != digest]
-    if changed:
-        raise ConfigError(f"run={folder}: corpus {changed[0]} has changed since the run began; choose another run=")
-    entries.append({**provenance(), "corpora": corpora, **facts})
-    write_text(path, json.dumps(entries, indent=1))
 
 
 class CheckpointStore:

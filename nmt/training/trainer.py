@@ -36,13 +36,14 @@ from nmt.training.options import Metric, Parallel, Precision, TrainOptions
 from nmt.training.parallel import distribute
 from nmt.training.randomness import seed_process
 from nmt.training.resume import restore_newest
-from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest, check_config
+from nmt.training.run_folder import CheckpointStore, adopt_config, check_config
 from nmt.training.run_lock import run_lock
+from nmt.training.run_manifest import Continued, Origin, Start, append_entry
 from nmt.training.signals import Interrupted, StopSignals
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import Updater, UpdateResult
 from nmt.training.validation import validation_loss, validation_quality
-from nmt.training.warm_start import warm_start
+from nmt.training.warm_start import warm_start, weights_digest
 from nmt.training.window import Window, dealt, gathered
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,18 @@ class Trainer:
         if options.threads:
             torch.set_num_threads(options.threads)
         self._check()
+        self.folder = Path(options.run)
+        self.store = CheckpointStore(
+            self.folder / "checkpoints",
+            keep_last=options.checkpoints.keep_last,
+            keep_best=options.checkpoints.keep_best,
+        )
         self.corpora, self.batches = self._open_data()
         self.corpus = self.corpora[0]
+        begun = Continued(self.folder) if self.store.newest_first() else None
+        self.start = Start([Origin(str(c.folder), c.digest) for c in self.corpora], self._first_weights(begun))
+        if begun is not None:
+            begun.check(self.start)
         self.corpus.split("valid")  # that there is none should show now
         torch.manual_seed(options.seed)
         task: Task = build("task", options.task, key="task")
@@ -81,15 +92,10 @@ class Trainer:
         self.translates = options.validate.translate and task.parallel
         config = config.copy()
         config.validate.metric = self.metric.value
+        config.mix = None if set(options.mix or [1.0]) == {1.0} else options.mix
         model: SequenceModel = task.build_model(options.model, self.corpus.vocabularies)
         self._check_lengths(model)
-        self.folder = Path(options.run)
-        self.store = CheckpointStore(
-            self.folder / "checkpoints",
-            keep_last=options.checkpoints.keep_last,
-            keep_best=options.checkpoints.keep_best,
-        )
-        if options.init_from is not None and not self.store.newest_first():
+        if options.init_from is not None and begun is None:
             warm_start(model, options.init_from, self.corpus.vocabularies)
         self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
         self.model = model
@@ -161,6 +167,13 @@ class Trainer:
         )
         return corpora, batches
 
+    def _first_weights(self, begun: Continued | None) -> Origin | None:
+        """The weights that the run begins with, or was begun with."""
+        path = self.options.init_from
+        if begun is not None:
+            return begun.first_weights(path, weights_digest)
+        return None if path is None else Origin(path, weights_digest(path))
+
     def _check_lengths(self, model: SequenceModel) -> None:
         limit = smallest((model.max_source_length, model.max_target_length))
         longest = self.options.batch.max_length
@@ -210,21 +223,25 @@ class Trainer:
             for folder in (self.folder, self.store.folder):
                 remove_leftovers(folder)
             extendable = not self.schedule.uses_total
+            begun = Continued(self.folder) if self.store.newest_first() else None
+            if begun is not None:
+                begun.check(self.start)
             adopt_config(self.folder, self.config, extendable=extendable, processes=self.ranks.world)
+            if begun is not None:
+                begun.say_moved(self.start)
         restore_newest(self.learner, self.store, self.ranks)
         progress = self.learner.progress
         if not progress.update:
             self._order_words()
         parameters = sum(self.parallel.shape(p).numel() for p in self.parallel.parameters if p.requires_grad)
         if self.ranks.first:
-            append_manifest(
+            append_entry(
                 self.folder,
+                self.start,
                 device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
                 processes=self.ranks.world,
                 threads=torch.get_num_threads(),
                 parameters=parameters,
-                corpora={str(c.folder): c.digest for c in self.corpora},
-                init_from=self.options.init_from,
                 update=progress.update,
             )
         if progress.finished and not self._reached_end():

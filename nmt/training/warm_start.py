@@ -7,12 +7,22 @@ import logging
 from torch import Tensor
 
 from nmt.config import ConfigError
+from nmt.files import file_digest
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import Part
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.checkpoint import MODEL_FILE, load_config, model_tensors, read_tensors, resolve_checkpoint
 
 logger = logging.getLogger(__name__)
+
+
+def weights_digest(path: str) -> str:
+    """The sha256 (hex) of the weights in a run or a checkpoint folder.
+
+    Raises:
+        ConfigError: no checkpoint there.
+    """
+    return file_digest(resolve_checkpoint(path, "init_from") / MODEL_FILE)
 
 
 def warm_start(model: SequenceModel, path: str, vocabularies: VocabularyPair) -> None:

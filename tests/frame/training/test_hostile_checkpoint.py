@@ -27,7 +27,7 @@ from nmt.config import ConfigError, DataError
 from nmt.training.average import average_checkpoints
 from nmt.training.checkpoint import load_model, model_tensors, read_tensors, resolve_checkpoint, tensor_shapes
 from nmt.training.logger import RunLogger
-from nmt.training.run_folder import append_manifest
+from nmt.training.run_manifest import Continued, Origin, Start, append_entry
 from nmt.training.seal import seal
 
 FEW = settings(
@@ -288,9 +288,13 @@ def test_any_metrics_are_read(data: st.DataObject, tmp_path: Path, spoilt_value:
 def test_any_manifest_is_read_or_refused(
     data: st.DataObject, tmp_path: Path, spoilt_value: Any, only_refused: Any
 ) -> None:
-    entries = spoilt_value(data, [{"time": "x", "corpora": {"a": "b"}}, {"corpora": {"a": "b"}}])
+    start = Start([Origin("a", "b")], Origin("c", "d"))
+    facts = {**asdict(start), "update": 0}
+    entries = spoilt_value(data, [{"time": "x", **facts}, {**facts, "init_from": None}])
     (tmp_path / "manifest.json").write_text(json.dumps(entries))
-    only_refused(lambda: append_manifest(tmp_path, corpora={"a": "b"}))
+    only_refused(lambda: append_entry(tmp_path, start))
+    only_refused(lambda: Continued(tmp_path).check(start))
+    only_refused(lambda: Continued(tmp_path).first_weights("x", str.upper))
 
 
 # --- the state of a training ------------------------------------------------------------------------------------------

@@ -1,21 +1,18 @@
-"""The folder of a run: whose configuration it is, its manifest, and which checkpoints stay."""
+"""The folder of a run: whose configuration it is, and which checkpoints stay."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
-from nmt.config import ConfigError, DataError
+from nmt.config import ConfigError
 from nmt.files import remove_leftovers
-from nmt.training.run_folder import CheckpointStore, adopt_config, append_manifest, flatten
+from nmt.training.run_folder import CheckpointStore, adopt_config, flatten
 
 CONFIG = {"model": {"dropout": 0.1, "layers": 2}, "train": {"max_updates": 5}, "run": "x", "threads": 1}
 
@@ -35,7 +32,18 @@ def test_flatten() -> None:
 def test_same_configuration_goes_on_and_where_it_runs_does_not_matter(tmp_path: Path) -> None:
     adopt(tmp_path / "run")
     adopt(tmp_path / "run")
-    adopt(tmp_path / "run", threads=2, run="elsewhere", device="cpu")
+    adopt(tmp_path / "run", threads=2, run="elsewhere", device="cpu", batch__workers=3)
+
+
+def test_where_things_lie_does_not_matter(tmp_path: Path) -> None:
+    """What lies there is compared by `Continued`."""
+    adopt(tmp_path / "run", corpus="../c", init_from="a/x", plugins=["p"])
+    adopt(tmp_path / "run", corpus=["/data/c"], init_from="b/x", plugins=["q", "p"])
+    with pytest.raises(ConfigError, match=r"\(init_from: b/x there, None now\)"):
+        adopt(tmp_path / "run")
+    adopt(tmp_path / "new")
+    with pytest.raises(ConfigError, match=r"\(init_from: None there, a now\)"):
+        adopt(tmp_path / "new", init_from="a")
 
 
 def test_the_end_may_move_unless_the_schedule_depends_on_it(tmp_path: Path) -> None:
@@ -63,35 +71,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"exists, is not empty and is not a run \(no config\.yaml\)"):
         adopt(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["letter.txt"]
-
-
-# --- manifest ---------------------------------------------------------------------------------------------------------
-
-
-def test_manifest_of_a_run(run: Path, digits: Path) -> None:
-    [entry] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    assert entry["python"] == platform.python_version()
-    assert entry["versions"]["torch"] == torch.__version__
-    assert entry["versions"]["nmt"]
-    assert (entry["device"], entry["threads"], entry["update"]) == ("cpu", 1, 0)
-    assert list(entry["corpora"]) == [str(digits)]
-    assert entry["parameters"] > 5000
-    assert {"time", "command", "platform", "git"} <= entry.keys()
-
-
-def test_manifest_grows_and_refuses_a_corpus_that_changed(tmp_path: Path) -> None:
-    append_manifest(tmp_path, corpora={"a": "1"}, update=0)
-    append_manifest(tmp_path, corpora={"a": "1"}, update=7)
-    with pytest.raises(ConfigError, match="corpus a has changed since the run began"):
-        append_manifest(tmp_path, corpora={"a": "2"}, update=9)
-    assert [entry["update"] for entry in json.loads((tmp_path / "manifest.json").read_text())] == [0, 7]
-
-
-@pytest.mark.parametrize("text", ["{", "[{}]", "[3]"])
-def test_damaged_manifest(text: str, tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(DataError, match=r"manifest\.json: not the manifest of a run"):
-        append_manifest(tmp_path, corpora={"a": "1"})
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

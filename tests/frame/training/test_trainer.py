@@ -287,7 +287,7 @@ def test_several_corpora_by_weight(make_corpus, make_trainer, tmp_path: Path) ->
     assert seen == 60 + 20
     trainer.fit()
     [entry] = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
-    assert list(entry["corpora"]) == [str(first), str(second)]
+    assert [corpus["path"] for corpus in entry["corpora"]] == [str(first), str(second)]
     with pytest.raises(ConfigError, match="have different vocabularies"):
         make_trainer(f"corpus=[{first},{make_corpus(60, seed=7)}]", f"run={tmp_path / 'b'}", "train.max_epochs=1")
     with pytest.raises(ConfigError, match=r"mix=\[1\.0\] has 1 weights for 2 corpora"):

@@ -84,7 +84,7 @@ def test_going_on_does_not_read_it_again(run: Path, train, tmp_path: Path) -> No
     shutil.rmtree(first)
     assert train(*overrides, "train.max_updates=3").learner.progress.update == 3
     entries = json.loads((tmp_path / "new/manifest.json").read_text(encoding="utf-8"))
-    assert [entry["init_from"] for entry in entries] == [str(first)] * 2
+    assert [entry["init_from"]["path"] for entry in entries] == [str(first)] * 2
     assert f"init_from: {first}" in (tmp_path / "new/config.yaml").read_text(encoding="utf-8")
 
 
