@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nmt.data.arrays import IntArray
 from nmt.data.corpus import ParallelSplit
-from nmt.data.shards import IntArray
 from nmt.text.vocabulary import BOS, EOS, PAD
 
 

@@ -1,4 +1,4 @@
-"""From pairs of lines to shards, as a stream: chunks are segmented by worker processes and written in order."""
+"""From pairs of lines to chunks of ids, as a stream: worker processes segment them, and they come out in order."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 
 from nmt.config import option
-from nmt.data.manifest import ShardEntry, Sides, SplitEntry, StoredFile
-from nmt.data.shards import SIDES, IntArray, file_name, id_dtype, offsets_of, write_array
-from nmt.text.vocabulary import UNK, VocabularyPair
+from nmt.data.arrays import SIDES, IntArray, dtype_of
+from nmt.text.vocabulary import VocabularyPair
 
 CHUNK_LINES = 2000
 """Pairs that a worker gets at once."""
@@ -45,8 +43,8 @@ class Chunk:
         dropped: pairs dropped, by reason.
         ids: per side the flat ids.
         lengths: per side the tokens of every pair.
-        text: per side the flat UTF-8 bytes.
-        text_lengths: per side the bytes of every pair.
+        text: per side the lines as UTF-8, each with its line feed.
+        text_lengths: per side the bytes of every line.
     """
 
     read: int
@@ -95,12 +93,12 @@ def encode_chunk(
         chunk.dropped.update(reason for reason in reasons if reason is not None)
         kept = [i for i, reason in enumerate(reasons) if reason is None]
     for side, rows in encoded.items():
-        dtype = id_dtype(len(getattr(vocabularies, side)))
+        dtype = dtype_of("ids", len(getattr(vocabularies, side)))
         chunk.lengths[side] = np.array([len(rows[i]) for i in kept], dtype=np.int64)
         chunk.ids[side] = np.fromiter(
             chain.from_iterable(rows[i] for i in kept), dtype, count=chunk.lengths[side].sum()
         )
-        lines = [texts[side][i].encode("utf-8") for i in kept]
+        lines = [f"{texts[side][i]}\n".encode() for i in kept]
         chunk.text[side] = b"".join(lines)
         chunk.text_lengths[side] = np.array([len(line) for line in lines], dtype=np.int64)
     return chunk
@@ -141,81 +139,8 @@ def encode_stream(
             yield waiting.popleft().result()
 
 
-def chunked(pairs: Iterable[tuple[str, str]], shard_lines: int) -> Iterator[list[tuple[str, str]]]:
-    """Cut pairs into chunks that never reach over the border of a shard."""
+def chunked(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Cut a stream of pairs into chunks."""
     stream = iter(pairs)
-    left = shard_lines
-    while chunk := list(islice(stream, min(CHUNK_LINES, left))):
-        left -= len(chunk)
+    while chunk := list(islice(stream, CHUNK_LINES)):
         yield chunk
-        left = left or shard_lines
-
-
-class SplitWriter:
-    """Writes the shards of one split as chunks come in, and counts."""
-
-    def __init__(self, folder: Path, shard_lines: int, sides: Sequence[str] = SIDES) -> None:
-        """Create the folder of the split.
-
-        Args:
-            folder: to create.
-            shard_lines: pairs read (before cleaning) per shard.
-            sides: that have text.
-        """
-        folder.mkdir()
-        self.folder = folder
-        self.shard_lines = shard_lines
-        self.sides = sides
-        self.entry = SplitEntry()
-        self._chunks: list[Chunk] = []
-
-    def add(self, chunk: Chunk) -> None:
-        """Take the next chunk; write a shard where it is full."""
-        entry = self.entry
-        self._chunks.append(chunk)
-        entry.read += chunk.read
-        entry.lines += len(chunk.lengths["target"])
-        for reason, count in chunk.dropped.items():
-            entry.dropped[reason] = entry.dropped.get(reason, 0) + count
-        for side in self.sides:
-            _increase(entry.tokens, side, len(chunk.ids[side]))
-            _increase(entry.unknown, side, int((chunk.ids[side] == UNK).sum()))
-        if sum(c.read for c in self._chunks) >= self.shard_lines:
-            self._write_shard()
-
-    def close(self) -> SplitEntry:
-        """Write the last shard and return the split's entry."""
-        if self._chunks or not self.entry.shards:
-            self._write_shard()
-        for side in self.sides:
-            tokens = getattr(self.entry.tokens, side)
-            setattr(self.entry.unknown_rate, side, getattr(self.entry.unknown, side) / tokens if tokens else 0.0)
-        self.entry.dropped = dict(sorted(self.entry.dropped.items()))
-        return self.entry
-
-    def _write_shard(self) -> None:
-        index = len(self.entry.shards)
-        files: dict[str, StoredFile] = {}
-        lines = 0
-        for side in self.sides:
-            lengths = _join([c.lengths[side] for c in self._chunks])
-            lines = len(lengths)
-            arrays = {
-                "ids": _join([c.ids[side] for c in self._chunks]),
-                "ids_offsets": offsets_of(lengths),
-                "text": np.frombuffer(b"".join(c.text[side] for c in self._chunks), dtype=np.uint8),
-                "text_offsets": offsets_of(_join([c.text_lengths[side] for c in self._chunks])),
-            }
-            for kind, array in arrays.items():
-                name = file_name(side, index, kind)
-                files[name] = StoredFile(**write_array(self.folder / name, array))
-        self.entry.shards.append(ShardEntry(lines, files))
-        self._chunks = []
-
-
-def _join(arrays: list[IntArray]) -> IntArray:
-    return np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.uint16)
-
-
-def _increase(counts: Sides, side: str, amount: int) -> None:
-    setattr(counts, side, getattr(counts, side) + amount)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from nmt.config import ConfigError, DataError, suggest
+from nmt.data.arrays import KINDS, IntArray, Side, file_name
 from nmt.data.manifest import MANIFEST, Manifest, read_manifest
-from nmt.data.shards import SIDES, IntArray, Shard
 from nmt.files import file_digest
 from nmt.text.vocabulary import VocabularyPair
 from nmt.untrusted import check_inside
@@ -28,36 +25,46 @@ class ParallelSplit:
         target_lengths: tokens of each target line without eos (lines,) int32.
     """
 
-    def __init__(self, name: str, shards: list[Shard]) -> None:
+    def __init__(self, name: str, source: Side, target: Side) -> None:
         self.name = name
-        self._shards = shards
-        self._starts = [0]
-        for shard in shards:
-            self._starts.append(self._starts[-1] + shard.lines)
-        self.source_lengths = self._lengths("source")
-        self.target_lengths = self._lengths("target")
+        self._sides = {"source": source, "target": target}
 
-    def _lengths(self, side: str) -> IntArray:
-        return np.concatenate([np.zeros(0, np.int32), *(shard.lengths(side) for shard in self._shards)])
+    def __reduce__(self) -> tuple[type[ParallelSplit], tuple[str, Side, Side]]:
+        return type(self), (self.name, self._sides["source"], self._sides["target"])
+
+    @cached_property
+    def source_lengths(self) -> IntArray:
+        return self.lengths("source")
+
+    @cached_property
+    def target_lengths(self) -> IntArray:
+        return self.lengths("target")
+
+    def lengths(self, side: str, start: int = 0, stop: int | None = None) -> IntArray:
+        """Tokens of the lines from ``start`` to ``stop`` (all by default) of ``source`` or ``target`` (n,) int32.
+
+        Raises:
+            DataError: the offsets are damaged.
+        """
+        return self._sides[side].lengths(start, stop)
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self._sides["target"].lines
 
-    def _locate(self, line: int) -> tuple[Shard, int]:
-        if not 0 <= line < len(self):
-            raise IndexError(f"line {line} of split {self.name!r}, which has {len(self)}")
-        shard = bisect_right(self._starts, line) - 1
-        return self._shards[shard], line - self._starts[shard]
+    def _check(self, first: int, last: int) -> None:
+        if first < 0 or last >= len(self):
+            which = f"line {first}" if first == last else f"lines {first} to {last}"
+            raise IndexError(f"{which} of split {self.name!r}, which has {len(self)}")
 
     def ids(self, side: str, line: int) -> IntArray:
         """Ids of one line of ``source`` or ``target``, without bos and eos."""
-        shard, row = self._locate(line)
-        return shard.ids(side, row)
+        self._check(line, line)
+        return self._sides[side].ids(line)
 
     def gather(self, side: str, lines: IntArray) -> tuple[IntArray, IntArray]:
         """Ids of some lines of ``source`` or ``target``.
 
-        Fastest where the lines are sorted, since each shard is then visited once.
+        Fastest where the lines are sorted, since the file is then read from front to back.
 
         Args:
             side: ``source`` or ``target``.
@@ -66,28 +73,18 @@ class ParallelSplit:
         Returns:
             The ids of all lines, one after the other, and the length of each line (n,) int64.
         """
-        if len(lines) and (lines.min() < 0 or lines.max() >= len(self)):
-            raise IndexError(f"lines {lines.min()} to {lines.max()} of split {self.name!r}, which has {len(self)}")
-        which = np.searchsorted(self._starts, lines, side="right") - 1
-        runs = np.split(np.arange(len(lines)), np.flatnonzero(np.diff(which)) + 1)
-        parts = []
-        for run in runs:
-            if len(run):
-                shard = which[run[0]]
-                parts.append(self._shards[shard].gather(side, lines[run] - self._starts[shard]))
-        if len(parts) == 1:
-            return parts[0]
-        flats, lengths = zip(*parts) if parts else ([np.zeros(0, np.int64)], [np.zeros(0, np.int64)])
-        return np.concatenate(flats), np.concatenate(lengths)
+        if len(lines):
+            self._check(int(lines.min()), int(lines.max()))
+        return self._sides[side].gather(lines)
 
     def counts(self, side: str) -> IntArray:
         """How often every id of ``source`` or ``target`` occurs, each line's eos counted (vocab_size,) int64."""
-        return np.stack([shard.counts(side) for shard in self._shards]).sum(axis=0)
+        return self._sides[side].counts()
 
     def text(self, side: str, line: int) -> str:
         """Raw text of one line of ``source`` or ``target``."""
-        shard, row = self._locate(line)
-        return shard.text(side, row)
+        self._check(line, line)
+        return self._sides[side].text(line)
 
     def texts(self, side: str, lines: Iterable[int] | None = None) -> list[str]:
         """Raw text of some lines (all by default) of ``source`` or ``target``."""
@@ -118,14 +115,6 @@ class ParallelSplit:
         return self.texts("target")
 
 
-def _shards(folder: Path, split: str, manifest: Manifest, vocabularies: VocabularyPair) -> Iterator[Shard]:
-    check_inside(folder, folder / split)
-    sizes = {side: len(getattr(vocabularies, side)) for side in SIDES}
-    for index, shard in enumerate(manifest.splits[split].shards):
-        files = {name: file.bytes for name, file in shard.files.items()}
-        yield Shard(folder / split, index, shard.lines, files, sizes)
-
-
 class Corpus:
     """A folder written by ``nmt-preprocess``.
 
@@ -133,47 +122,44 @@ class Corpus:
         folder: where it lies.
         manifest: what ``corpus.json`` says.
         vocabularies: sub-word models of both sides.
-        digest: sha256 (hex) of ``corpus.json``, which holds the hashes of all other files.
+        digest: sha256 (hex) of what it holds; see `Manifest.digest`.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, vocabularies: VocabularyPair, digest: str) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, vocabularies: VocabularyPair) -> None:
         self.folder = folder
         self.manifest = manifest
         self.vocabularies = vocabularies
-        self.digest = digest
-        self._shards = {name: list(_shards(folder, name, manifest, vocabularies)) for name in manifest.splits}
+        self.digest = manifest.digest
         self._splits: dict[str, ParallelSplit] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
-        """Open a corpus and check all its files' sizes and headers.
+        """Open a corpus: its description and its vocabularies. Of the splits only those are opened that are asked for.
 
         Raises:
             ConfigError: there is no corpus in this folder.
-            DataError: a file is missing, truncated or foreign.
+            DataError: the description or a vocabulary is damaged or foreign.
         """
         folder = Path(folder)
-        text, manifest = read_manifest(folder)
+        manifest = read_manifest(folder)
         vocabularies = VocabularyPair.load(folder)
         manifest.check_vocabularies(folder, vocabularies)
-        corpus = cls(folder, manifest, vocabularies, hashlib.sha256(text).hexdigest())
-        for shards in corpus._shards.values():
-            for shard in shards:
-                shard.open()
-        return corpus
+        return cls(folder, manifest, vocabularies)
 
-    def verify(self) -> None:
-        """Compare every file with its hash (`open` looks at sizes and headers only).
+    def verify(self, splits: Iterable[str] | None = None) -> None:
+        """Compare files with their hashes (opening a split looks at sizes only).
+
+        Args:
+            splits: whose files; all by default.
 
         Raises:
             DataError: a file is not what was written.
         """
-        for name, entry in self.manifest.splits.items():
-            for shard in entry.shards:
-                for file, stored in shard.files.items():
-                    path = self.folder / name / file
-                    if file_digest(path) != stored.sha256:
-                        raise DataError(f"{path}: damaged (its content is not what {MANIFEST} says)")
+        for name in self.splits if splits is None else splits:
+            for file, stored in self.manifest.splits[name].files.items():
+                path = self.folder / name / file
+                if file_digest(path) != stored.sha256:
+                    raise DataError(f"{path}: damaged (its content is not what {MANIFEST} says)")
 
     @property
     def parallel(self) -> bool:
@@ -200,7 +186,7 @@ class Corpus:
 
         Raises:
             ConfigError: there is no such split; lists the names.
-            DataError: its offsets are damaged.
+            DataError: a file is missing, truncated or foreign.
         """
         if name not in self.splits:
             raise ConfigError(
@@ -208,5 +194,14 @@ class Corpus:
                 f"{', '.join(self.splits)}{suggest(name, self.splits)}"
             )
         if name not in self._splits:
-            self._splits[name] = ParallelSplit(name, self._shards[name])
+            self._splits[name] = ParallelSplit(name, self._side(name, "source"), self._side(name, "target"))
         return self._splits[name]
+
+    def _side(self, split: str, side: str) -> Side:
+        folder, entry = self.folder / split, self.manifest.splits[split]
+        check_inside(self.folder, folder)
+        names = (file_name(side, kind) for kind in KINDS)
+        files = {name: entry.files[name].bytes for name in names if name in entry.files}
+        opened = Side(folder, side, entry.lines, files, len(getattr(self.vocabularies, side)))
+        opened.open()
+        return opened

@@ -12,11 +12,11 @@ import numpy as np
 import torch.utils.data
 
 from nmt.config import ConfigError, DataError
+from nmt.data.arrays import IntArray
 from nmt.data.batch import Batch, collate, flatten, make_batch
 from nmt.data.corpus import Corpus, ParallelSplit
 from nmt.data.options import BatchOptions, SubwordOptions
 from nmt.data.plan import cut, order_by_length, padding_share, plan_batches
-from nmt.data.shards import IntArray
 from nmt.text.subword import SubwordSampler
 from nmt.text.vocabulary import VocabularyPair
 
@@ -106,7 +106,7 @@ class TrainBatches:
         order = chosen[order_by_length(self._source[chosen], self._target[chosen], rng)]
         options = self.options
         batches = cut(order, self._widths, max_tokens=options.max_tokens, max_sentences=options.max_sentences)
-        # Ascending, so that reading goes through the shards in order.
+        # Ascending, so that reading goes through the files from front to back.
         return [np.sort(batches[i]) for i in rng.permutation(len(batches))]
 
     def _choose(self, rng: np.random.Generator) -> IntArray:

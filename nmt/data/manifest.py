@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from nmt.config import ConfigError, DataError
-from nmt.data.shards import KINDS, SIDES, file_name
+from nmt.data.arrays import KINDS, SIDES, dtype_of, file_name
 from nmt.text.vocabulary import VocabularyPair
 from nmt.untrusted import MAX_JSON_BYTES, parse_json, read_bytes, shorten, typed
 
 FORMAT = "nmt-corpus"
-VERSION = 1
+VERSION = 2
 MANIFEST = "corpus.json"
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -54,16 +55,8 @@ class TextInput:
 
 
 @dataclass
-class ShardEntry:
-    """Lines and files of one shard."""
-
-    lines: int
-    files: dict[str, StoredFile]
-
-
-@dataclass
 class SplitEntry:
-    """One split: counts, inputs and shards.
+    """One split: counts, inputs and files.
 
     Attributes:
         lines: kept pairs.
@@ -73,7 +66,7 @@ class SplitEntry:
         read: pairs before cleaning.
         dropped: pairs that cleaning dropped, by reason.
         inputs: the text files of both sides.
-        shards: in order.
+        files: of both sides, by name.
     """
 
     lines: int = 0
@@ -83,7 +76,7 @@ class SplitEntry:
     read: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, list[TextInput]] = field(default_factory=dict)
-    shards: list[ShardEntry] = field(default_factory=list)
+    files: dict[str, StoredFile] = field(default_factory=dict)
 
 
 @dataclass
@@ -113,6 +106,23 @@ class Manifest:
         """The sides that have text."""
         return SIDES if self.source_language is not None else ("target",)
 
+    @property
+    def digest(self) -> str:
+        """Sha256 (hex) that two corpora share exactly if they hold the same: languages, vocabulary, settings, splits.
+
+        Neither where a corpus lies nor what the files were called that it was made from plays a part.
+        """
+        content = {
+            "version": self.version,
+            "languages": [self.source_language, self.target_language],
+            "vocabulary": dataclasses.asdict(self.vocabulary),
+            "settings": self.settings,
+            "splits": {
+                split: {name: file.sha256 for name, file in entry.files.items()} for split, entry in self.splits.items()
+            },
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     def write(self, folder: Path) -> None:
         """Write ``corpus.json`` into a folder."""
         text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
@@ -122,13 +132,17 @@ class Manifest:
         """Refuse models that are not the ones that the ids were made with.
 
         Raises:
-            DataError: a digest differs.
+            DataError: a digest or a size differs.
         """
         if vocabularies.joint != self.vocabulary.joint:
             raise DataError(f"{folder / MANIFEST}: says joint={self.vocabulary.joint}, but the model files differ")
         for name, vocabulary in vocabularies.files.items():
             if vocabulary.digest != self.vocabulary.files.get(name):
                 raise DataError(f"{folder / name}: not the vocabulary that this corpus was prepared with")
+        for side in SIDES:
+            said, held = getattr(self.vocabulary.sizes, side), len(getattr(vocabularies, side))
+            if said != held:
+                raise DataError(f"{folder / MANIFEST}: says {said} pieces of the {side}, but the model has {held}")
 
 
 def vocabulary_entry(vocabularies: VocabularyPair) -> VocabularyEntry:
@@ -141,11 +155,8 @@ def vocabulary_entry(vocabularies: VocabularyPair) -> VocabularyEntry:
     )
 
 
-def read_manifest(folder: Path) -> tuple[bytes, Manifest]:
+def read_manifest(folder: Path) -> Manifest:
     """Read ``corpus.json`` and check it.
-
-    Returns:
-        Its bytes and its content.
 
     Raises:
         ConfigError: there is none.
@@ -154,33 +165,41 @@ def read_manifest(folder: Path) -> tuple[bytes, Manifest]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(f"{folder} is not a corpus (no {MANIFEST} in it); nmt-preprocess writes one")
-    text = read_bytes(path, MAX_JSON_BYTES)
-    content = parse_json(text, str(path))
+    content = parse_json(read_bytes(path, MAX_JSON_BYTES), str(path))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: not a corpus of this toolkit (format is not {FORMAT!r})")
     if content.get("version") != VERSION:
-        raise DataError(f"{path}: format version {shorten(content.get('version'))}, but this release reads {VERSION}")
+        found = shorten(content.get("version"))
+        raise DataError(
+            f"{path}: format version {found}, but this release reads {VERSION}; prepare it anew (nmt-preprocess)"
+        )
     try:
         manifest: Manifest = typed(Manifest, content, least=0)
     except TypeError as error:
         raise DataError(f"{path}: {shorten(error, 400)}") from error
-    _check_names(path, manifest)
-    return text, manifest
-
-
-def _check_names(path: Path, manifest: Manifest) -> None:
-    """Refuse names that could lead out of the corpus, and counts that do not add up."""
     if manifest.source_language is None and not manifest.vocabulary.joint:
         raise DataError(f"{path}: a corpus of one language has one vocabulary, but it says joint=false")
     for name, split in manifest.splits.items():
         if not SPLIT_NAME.fullmatch(name):
             raise DataError(f"{path}: {shorten(repr(name))} is not a valid name of a split")
-        for index, shard in enumerate(split.shards):
-            expected = {file_name(side, index, kind) for side in manifest.sides for kind in KINDS}
-            wrong = sorted(set(shard.files) ^ expected)
-            if wrong:
+        _check_files(path, manifest, name, split)
+    return manifest
+
+
+def _check_files(path: Path, manifest: Manifest, name: str, split: SplitEntry) -> None:
+    """Refuse names that could lead out of the corpus, and counts that do not add up."""
+    expected = {file_name(side, kind) for side in manifest.sides for kind in KINDS}
+    wrong = sorted(set(split.files) ^ expected)
+    if wrong:
+        raise DataError(f"{path}: split {name!r}: unexpected or missing file {shorten(repr(wrong[0]))}")
+    for side in manifest.sides:
+        tokens = getattr(split.tokens, side)
+        items = {"ids": tokens, "ids_offsets": split.lines + 1, "text_offsets": split.lines + 1}
+        for kind, count in items.items():
+            file = split.files[file_name(side, kind)]
+            needed = count * dtype_of(kind, getattr(manifest.vocabulary.sizes, side)).itemsize
+            if file.bytes != needed:
                 raise DataError(
-                    f"{path}: split {name!r}, shard {index}: unexpected or missing file {shorten(repr(wrong[0]))}"
+                    f"{path}: split {name!r} says {split.lines} lines and {tokens} tokens of the {side}, but "
+                    f"{file.bytes} bytes of {file_name(side, kind)}, which would be {needed}"
                 )
-        if split.lines != sum(shard.lines for shard in split.shards):
-            raise DataError(f"{path}: split {name!r} says {split.lines} lines, but its shards hold another number")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nmt.data.shards import IntArray
+from nmt.data.arrays import IntArray
 
 
 def plan_batches(

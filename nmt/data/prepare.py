@@ -1,4 +1,4 @@
-"""Preparing a corpus: vocabulary, segmentation, cleaning, shards (the work of ``nmt-preprocess``)."""
+"""Preparing a corpus: vocabulary, segmentation, cleaning (the work of ``nmt-preprocess``)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import Any
 from tqdm import tqdm
 
 from nmt.config import ConfigError, DataError, option
-from nmt.data.binarise import CleanOptions, SplitWriter, chunked, encode_stream
+from nmt.data.arrays import SIDES
+from nmt.data.binarise import CleanOptions, chunked, encode_stream
 from nmt.data.manifest import FORMAT, MANIFEST, SPLIT_NAME, VERSION, Manifest, SplitEntry, TextInput, vocabulary_entry
 from nmt.data.reader import MonolingualText, ParallelText, find_text
-from nmt.data.shards import SIDES
+from nmt.data.writer import SplitWriter
 from nmt.files import temporary_name
 from nmt.text.subword import Normalisation, VocabularyTraining, VocabularyType, train_vocabulary
 from nmt.text.vocabulary import Vocabulary, VocabularyPair
@@ -52,7 +53,6 @@ class PreprocessOptions:
     normalisation: Normalisation = option()
     vocab_sentences: int = option(minimum=1)
     max_unknown_rate: float | None = option(minimum=0, maximum=1)
-    shard_lines: int = option(minimum=1)
     workers: int = option(minimum=1)
     clean: CleanOptions = field(default_factory=CleanOptions)
 
@@ -259,12 +259,12 @@ def _write_split(
 ) -> SplitEntry:
     clean = options.clean if split == "train" else None
     sides = SIDES if options.source is not None else ("target",)
-    writer = SplitWriter(folder / split, options.shard_lines, sides)
     done: list[Text] = []
-    chunks = chunked(_read(split, "writing", files, done), options.shard_lines)
-    for chunk in encode_stream(chunks, vocabularies, clean, options.workers, sides):
-        writer.add(chunk)
-    entry = writer.close()
+    chunks = chunked(_read(split, "writing", files, done))
+    with SplitWriter(folder / split, vocabularies, sides) as writer:
+        for chunk in encode_stream(chunks, vocabularies, clean, options.workers, sides):
+            writer.add(chunk)
+        entry = writer.finish()
     for side in sides:
         texts = [getattr(text, side) for text in done]
         entry.inputs[side] = [TextInput(t.path.name, t.lines, t.digest.hexdigest()) for t in texts]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from nmt.config import ConfigError, DataError, option, suggest
+from nmt.data.arrays import IntArray
 from nmt.data.reader import TextFile
-from nmt.data.shards import IntArray
 from nmt.text.writer import open_output
 
 METRICS = ("bleu", "chrf", "ter")

@@ -64,10 +64,10 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus_folder(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That text as a corpus, in shards of 70 lines."""
+    """That text as a corpus."""
     out = tmp_path_factory.mktemp("corpora") / "toy"
     texts = {name: str(raw / name) for name in ("train", "valid", "test")}
-    prepare_corpus(preprocess_options(**texts, out=str(out), shard_lines=70))
+    prepare_corpus(preprocess_options(**texts, out=str(out)))
     return out
 
 

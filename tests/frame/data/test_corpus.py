@@ -1,5 +1,5 @@
-import hashlib
 import json
+import os
 import pickle
 import shutil
 
@@ -20,11 +20,10 @@ def copy(corpus_folder, tmp_path):
     return shutil.copytree(corpus_folder, tmp_path / "copy")
 
 
-def test_what_a_corpus_says(corpus, corpus_folder):
+def test_what_a_corpus_says(corpus):
     assert (corpus.source_language, corpus.target_language) == ("en", "de")
     assert corpus.splits == ["train", "valid", "test"]
     assert [len(corpus.split(name)) for name in corpus.splits] == [300, 20, 25]
-    assert corpus.digest == hashlib.sha256((corpus_folder / "corpus.json").read_bytes()).hexdigest()
     assert corpus.vocabularies.joint
     assert len(corpus.vocabularies.source) == 24
     assert corpus.split("train") is corpus.split("train")
@@ -47,7 +46,7 @@ def test_text_and_ids_come_back(corpus, raw, name):
 
 
 @pytest.mark.parametrize("lines", [[0, 69, 70, 139, 140, 299], [299, 3, 150, 3], [75], []])
-def test_gathering_goes_across_shards(corpus, lines):
+def test_gathering_equals_reading_line_by_line(corpus, lines):
     split = corpus.split("train")
     flat, lengths = split.gather("target", np.array(lines, dtype=np.int64))
     assert flat.tolist() == [token for i in lines for token in split.target_ids(i)]
@@ -56,8 +55,12 @@ def test_gathering_goes_across_shards(corpus, lines):
 
 @pytest.mark.parametrize("line", [-1, 300])
 def test_lines_outside_of_the_split(corpus, line):
-    with pytest.raises(IndexError, match=f"line {line} of split 'train', which has 300"):
-        corpus.split("train").source_text(line)
+    split = corpus.split("train")
+    for read in (split.source_text, split.source_ids, lambda i: split.gather("source", np.array([i]))):
+        with pytest.raises(IndexError, match=f"line {line} of split 'train', which has 300"):
+            read(line)
+    with pytest.raises(IndexError, match="lines 5 to 300 of split 'train', which has 300"):
+        split.gather("target", np.array([300, 5]))
 
 
 def test_unknown_split(corpus):
@@ -78,21 +81,43 @@ def test_not_a_corpus(tmp_path):
             Corpus.open(folder)
 
 
-def test_damage_is_found_when_opening(copy):
-    path = copy / "train" / "target.00002.text.npy"
+def test_a_split_takes_no_lengths_along_to_another_process(corpus):
+    split = corpus.split("train")
+    assert split.source_lengths is split.source_lengths
+    assert len(pickle.dumps(split)) < 2000
+
+
+def test_damage_is_found_when_a_split_is_opened(copy):
+    path = copy / "train" / "target.text"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DataError, match=r"target\.00002\.text\.npy: \d+ bytes, but corpus\.json says"):
-        Corpus.open(copy)
+    with pytest.raises(DataError, match=r"target\.text: \d+ bytes, but corpus\.json says"):
+        Corpus.open(copy).split("train")
     path.unlink()
-    with pytest.raises(DataError, match=r"target\.00002\.text\.npy: missing file of the corpus"):
-        Corpus.open(copy)
+    with pytest.raises(DataError, match=r"target\.text: missing file of the corpus"):
+        Corpus.open(copy).split("train")
 
 
-def test_shards_of_another_split_are_refused(copy):
+def test_one_split_is_read_without_the_others(copy, corpus):
+    shutil.rmtree(copy / "train")
+    assert Corpus.open(copy).split("test").target_texts() == corpus.split("test").target_texts()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
+def test_the_number_of_open_files_does_not_depend_on_the_number_of_lines(corpus_folder):
+    before = len(os.listdir("/proc/self/fd"))
+    corpus = Corpus.open(corpus_folder)
+    opened = []
+    for name in ("train", "valid"):  # of 300 and of 20 lines
+        corpus.split(name).source_texts()
+        opened.append(len(os.listdir("/proc/self/fd")) - before)
+    assert opened == [8, 16]
+
+
+def test_files_of_another_split_are_refused(copy):
     for kind in ("ids", "ids_offsets", "text", "text_offsets"):
-        shutil.copy(copy / "train" / f"source.00001.{kind}.npy", copy / "train" / f"source.00004.{kind}.npy")
-    with pytest.raises(DataError, match=r"source\.00004\.ids\.npy"):
-        Corpus.open(copy)
+        shutil.copy(copy / "valid" / f"source.{kind}", copy / "train" / f"source.{kind}")
+    with pytest.raises(DataError, match=r"source\.ids: \d+ bytes, but corpus\.json says"):
+        Corpus.open(copy).split("train")
 
 
 def test_another_vocabulary_is_refused(copy, prepare, raw, tmp_path):
@@ -118,15 +143,14 @@ def test_a_vocabulary_of_the_other_kind_is_refused(copy):
 
 def test_verify_finds_a_changed_byte_that_sizes_hide(copy):
     Corpus.open(copy).verify()
-    path = copy / "test" / "source.00000.ids.npy"
+    path = copy / "test" / "source.ids"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     corpus = Corpus.open(copy)
-    with pytest.raises(
-        DataError, match=r"source\.00000\.ids\.npy: damaged \(its content is not what corpus\.json says"
-    ):
+    with pytest.raises(DataError, match=r"source\.ids: damaged \(its content is not what corpus\.json says"):
         corpus.verify()
+    corpus.verify(["train", "valid"])
 
 
 def test_interpolations_in_a_manifest_are_text(copy, monkeypatch):

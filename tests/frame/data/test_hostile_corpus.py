@@ -18,7 +18,9 @@ from nmt.data.corpus import Corpus
 FEW = settings(
     max_examples=settings.default.max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-IDS, OFFSETS = "valid/source.00000.ids", "valid/source.00000.ids_offsets"
+IDS, OFFSETS = "valid/source.ids", "valid/source.ids_offsets"
+LINES = np.arange(5)
+TYPES = {"ids": "<u2", "ids_offsets": "<i8", "text": "u1", "text_offsets": "<i8"}
 
 
 @pytest.fixture
@@ -41,8 +43,7 @@ def read_all(folder: Path) -> None:
 
 def change_array(folder: Path, name: str, change: Any) -> None:
     """Change an array in place: sizes stay, so that opening finds nothing."""
-    path = folder / f"{name}.npy"
-    array = np.load(path, mmap_mode="r+", allow_pickle=False)
+    array = np.memmap(folder / name, TYPES[name.rpartition(".")[2]], "r+")
     change(array)
     array.flush()
 
@@ -51,9 +52,7 @@ def change_array(folder: Path, name: str, change: Any) -> None:
 def test_ids_beyond_the_vocabulary(value: int, copy: Path) -> None:
     change_array(copy, IDS, lambda ids: ids.__setitem__(2, value))
     split = Corpus.open(copy).split("valid")
-    with pytest.raises(
-        DataError, match=rf"source\.00000\.ids\.npy: damaged \(id {value} is not in the vocabulary of 24"
-    ):
+    with pytest.raises(DataError, match=rf"source\.ids: damaged \(id {value} is not in the vocabulary of 24"):
         split.gather("source", np.arange(len(split)))
     holder = int(np.searchsorted(np.cumsum(split.source_lengths), 2, side="right"))
     with pytest.raises(DataError, match="is not in the vocabulary of 24 pieces"):
@@ -77,30 +76,53 @@ def test_the_last_id_of_the_vocabulary_is_read(copy: Path) -> None:
 )
 def test_offsets_out_of_order(middle: list[int], copy: Path) -> None:
     change_array(copy, OFFSETS, lambda offsets: offsets.__setitem__(slice(1, 4), middle))
-    corpus = Corpus.open(copy)
-    with pytest.raises(DataError, match=r"source\.00000\.ids_offsets\.npy: damaged \(offsets run backwards\)"):
-        corpus.split("valid")
+    split = Corpus.open(copy).split("valid")
+    for read in (lambda: split.source_lengths, lambda: split.source_ids(1), lambda: split.gather("source", LINES)):
+        with pytest.raises(DataError, match=r"source\.ids_offsets: damaged \(offsets run backwards\)"):
+            read()
 
 
 def test_offsets_of_text_out_of_order(copy: Path) -> None:
-    change_array(copy, "valid/target.00000.text_offsets", lambda offsets: offsets.__setitem__(1, 10**12))
+    change_array(copy, "valid/target.text_offsets", lambda offsets: offsets.__setitem__(1, 10**12))
     split = Corpus.open(copy).split("valid")
     for line in (0, 1):
-        with pytest.raises(DataError, match=r"target\.00000\.text_offsets\.npy: damaged \(offsets run backwards\)"):
+        with pytest.raises(DataError, match=r"target\.text_offsets: damaged \(offsets run backwards\)"):
             split.target_text(line)
     assert split.target_text(2)
 
 
+@pytest.mark.parametrize("place", [3, -1])
+def test_lines_of_text_end_where_the_offsets_say(place: int, copy: Path) -> None:
+    change_array(copy, "valid/target.text", lambda text: text.__setitem__(place, ord("x") if place < 0 else ord("\n")))
+    split = Corpus.open(copy).split("valid")
+    line = place % len(split) if place < 0 else 0
+    with pytest.raises(DataError, match=rf"target\.text: damaged \(line {line + 1} is not one line\)"):
+        split.target_text(line)
+
+
+def test_a_manifest_that_says_another_size_of_the_vocabulary(copy: Path) -> None:
+    """Ids of four bytes, which the file of two-byte ids could be taken for."""
+    content = json.loads((copy / "corpus.json").read_text(encoding="utf-8"))
+    content["vocabulary"]["sizes"] = {"source": 70000, "target": 70000}
+    for split in content["splits"].values():
+        for side, tokens in split["tokens"].items():
+            split["tokens"][side] = tokens // 2
+            split["files"][f"{side}.ids"]["bytes"] = tokens // 2 * 4
+    (copy / "corpus.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"corpus\.json: says 70000 pieces of the source, but the model has 24"):
+        Corpus.open(copy)
+
+
 def test_links_that_lead_out(copy: Path, corpus_folder: Path, tmp_path: Path) -> None:
-    name = "source.00000.ids.npy"
+    name = "source.ids"
     (copy / "valid" / name).unlink()
     (copy / "valid" / name).symlink_to(corpus_folder / "valid" / name)
-    with pytest.raises(DataError, match=r"source\.00000\.ids\.npy: a link that leads out of its folder"):
-        Corpus.open(copy)
+    with pytest.raises(DataError, match=r"source\.ids: a link that leads out of its folder"):
+        Corpus.open(copy).split("valid")
     shutil.rmtree(copy / "valid")
     (copy / "valid").symlink_to(corpus_folder / "valid")
     with pytest.raises(DataError, match="valid: a link that leads out of its folder"):
-        Corpus.open(copy)
+        Corpus.open(copy).split("valid")
     (tmp_path / "door").symlink_to(corpus_folder)  # the user's own link to a corpus
     assert len(Corpus.open(tmp_path / "door").split("valid")) == 20
 
@@ -126,7 +148,7 @@ def test_any_arrays_are_read_or_refused(
 ) -> None:
     """Sizes stay as corpus.json says: what is changed lies behind that check."""
     kind = data.draw(st.sampled_from(["ids", "ids_offsets", "text", "text_offsets"]))
-    name = f"valid/source.00000.{kind}.npy"
+    name = f"valid/source.{kind}"
     content = (corpus_folder / name).read_bytes()
     changed = spoilt_bytes(data, content) + bytes(len(content))
     (copy / name).write_bytes(changed[: len(content)])

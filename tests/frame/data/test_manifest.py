@@ -22,16 +22,15 @@ def refused(tmp_path, content, message, error=DataError):
 
 
 def test_a_manifest_comes_back_as_it_was_written(corpus_folder, tmp_path):
-    text, manifest = read_manifest(corpus_folder)
+    manifest = read_manifest(corpus_folder)
     manifest.write(tmp_path)
-    assert (tmp_path / "corpus.json").read_bytes() == text
+    assert (tmp_path / "corpus.json").read_bytes() == (corpus_folder / "corpus.json").read_bytes()
 
 
 def test_what_it_says(content):
     assert content["splits"]["train"]["lines"] == 300
     assert content["splits"]["valid"]["lines"] == 20
     assert (content["source_language"], content["target_language"]) == ("en", "de")
-    assert [shard["lines"] for shard in content["splits"]["train"]["shards"]] == [70, 70, 70, 70, 20]
     assert list(content["splits"]) == ["train", "valid", "test"]
 
 
@@ -50,10 +49,11 @@ def test_foreign_json(tmp_path, text):
     refused(tmp_path, text, "not a corpus of this toolkit")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_version(tmp_path, content, version):
     content["version"] = version
-    refused(tmp_path, content, f"format version {version}, but this release reads 1")
+    message = rf"format version {version}, but this release reads 2; prepare it anew \(nmt-preprocess\)$"
+    refused(tmp_path, content, message)
 
 
 @pytest.mark.parametrize("name", ["..", "../outside", "/etc", "a/b", "", ".hidden", "a\\b", "..\\x"])
@@ -62,21 +62,57 @@ def test_names_of_splits_stay_in_the_folder(tmp_path, content, name):
     refused(tmp_path, content, "is not a valid name of a split")
 
 
-@pytest.mark.parametrize("name", ["../../secret.npy", "/etc/passwd", "x/../../y.npy", "source.00001.ids.npy"])
-def test_names_of_shards_stay_in_the_folder(tmp_path, content, name):
-    files = content["splits"]["train"]["shards"][0]["files"]
-    files[name] = files.pop("source.00000.ids.npy")
-    refused(tmp_path, content, "split 'train', shard 0: unexpected or missing file")
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "x/../../y", "source.00000.ids"])
+def test_names_of_files_stay_in_the_folder(tmp_path, content, name):
+    files = content["splits"]["train"]["files"]
+    files[name] = files.pop("source.ids")
+    refused(tmp_path, content, "split 'train': unexpected or missing file")
 
 
-def test_a_missing_shard_file(tmp_path, content):
-    del content["splits"]["train"]["shards"][2]["files"]["target.00002.text.npy"]
-    refused(tmp_path, content, r"shard 2: unexpected or missing file 'target\.00002\.text\.npy'")
+def test_a_missing_file(tmp_path, content):
+    del content["splits"]["train"]["files"]["target.text"]
+    refused(tmp_path, content, r"split 'train': unexpected or missing file 'target\.text'")
 
 
-def test_lines_that_do_not_add_up(tmp_path, content):
+def test_lines_that_do_not_fit_the_files(tmp_path, content):
     content["splits"]["train"]["lines"] += 1
-    refused(tmp_path, content, "split 'train' says 301 lines, but its shards hold another number")
+    message = (
+        r"split 'train' says 301 lines and \d+ tokens of the source, but 2408 bytes of source\.ids_offsets, "
+        "which would be 2416"
+    )
+    refused(tmp_path, content, message)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_tokens_that_do_not_fit_the_files(tmp_path, content, side):
+    content["splits"]["valid"]["tokens"][side] += 1
+    refused(
+        tmp_path, content, rf"split 'valid' says 20 lines and \d+ tokens of the {side}, but \d+ bytes of {side}\.ids"
+    )
+
+
+def test_the_digest_is_that_of_the_content(corpus_folder):
+    def digest(change=None):
+        manifest = read_manifest(corpus_folder)
+        if change is not None:
+            change(manifest)
+        return manifest.digest
+
+    def rename_inputs(manifest):
+        for split in manifest.splits.values():
+            for texts in split.inputs.values():
+                texts[0].name += ".xz"
+
+    assert digest(rename_inputs) == digest()
+    others = [
+        digest(lambda m: setattr(m, "target_language", "nl")),
+        digest(lambda m: m.settings.update(clean=None)),
+        digest(lambda m: setattr(m.vocabulary, "digest", "")),
+        digest(lambda m: setattr(m.splits["valid"].files["source.ids"], "sha256", "")),
+        digest(lambda m: setattr(m.splits["valid"].files["target.text"], "sha256", "")),
+        digest(lambda m: m.splits.pop("test")),
+    ]
+    assert len({digest(), *others}) == 7
 
 
 @pytest.mark.parametrize(
@@ -96,5 +132,5 @@ def test_wrong_types_name_the_key(tmp_path, content, key, value, message):
 
 @pytest.mark.parametrize("value", [-1, 1.5, "3", True, None])
 def test_counts_are_whole_numbers(tmp_path, content, value):
-    content["splits"]["train"]["shards"][0]["lines"] = value
-    refused(tmp_path, content, rf"splits\.train\.shards\[0\]\.lines must be a int and not {value!r}")
+    content["splits"]["train"]["files"]["source.ids"]["bytes"] = value
+    refused(tmp_path, content, rf"splits\.train\.files\.source\.ids\.bytes must be a int and not {value!r}")

@@ -76,9 +76,9 @@ def test_vocabulary_of_two_sides_is_refused(prepare, make_corpus) -> None:
 
 def test_missing_file_of_the_only_side(prepare) -> None:
     folder = prepare().folder
-    next((folder / "train").glob("*.ids.npy")).unlink()
+    (folder / "train" / "target.ids").unlink()
     with pytest.raises(DataError, match="missing file of the corpus"):
-        Corpus.open(folder)
+        Corpus.open(folder).split("train")
 
 
 def test_large_word_vocabulary_is_sorted_by_frequency() -> None:

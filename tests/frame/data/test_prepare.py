@@ -41,32 +41,37 @@ def test_the_manifest_counts(corpus, raw):
 def test_every_hash_is_that_of_its_file(corpus, corpus_folder):
     written = tree(corpus_folder)
     for name, split in corpus.manifest.splits.items():
-        for shard in split.shards:
-            for file, stored in shard.files.items():
-                content = written.pop(f"{name}/{file}")
-                assert (len(content), hashlib.sha256(content).hexdigest()) == (stored.bytes, stored.sha256)
+        for file, stored in split.files.items():
+            content = written.pop(f"{name}/{file}")
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (stored.bytes, stored.sha256)
     assert sorted(written) == ["corpus.json", "sentencepiece.model"]
+
+
+def test_the_text_is_a_plain_text_file(raw, corpus_folder):
+    for name in ("train", "valid", "test"):
+        for side, language in (("source", "en"), ("target", "de")):
+            assert (corpus_folder / name / f"{side}.text").read_bytes() == (raw / f"{name}.{language}").read_bytes()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_same_input_gives_the_same_bytes(raw, corpus_folder, prepare, tmp_path, workers):
-    prepare(**texts(raw), out=str(tmp_path / "again"), shard_lines=70, workers=workers)
+    prepare(**texts(raw), out=str(tmp_path / "again"), workers=workers)
     assert tree(tmp_path / "again") == tree(corpus_folder)
 
 
 def test_chunks_do_not_show_in_the_result(raw, corpus_folder, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(binarise, "CHUNK_LINES", 7)
-    prepare(**texts(raw), out=str(tmp_path / "again"), shard_lines=70)
+    prepare(**texts(raw), out=str(tmp_path / "again"))
     assert tree(tmp_path / "again") == tree(corpus_folder)
 
 
 @pytest.mark.parametrize(("suffix", "module"), [("gz", gzip), ("xz", lzma)])
-def test_compressed_text_gives_the_same_shards(raw, corpus_folder, prepare, tmp_path, suffix, module):
+def test_compressed_text_gives_the_same_corpus(raw, corpus_folder, prepare, tmp_path, suffix, module):
     for name in ("train", "valid", "test"):
         for language in ("en", "de"):
             content = module.compress((raw / f"{name}.{language}").read_bytes())
             (tmp_path / f"{name}.{language}.{suffix}").write_bytes(content)
-    prepare(**texts(tmp_path), out=str(tmp_path / "out"), shard_lines=70)
+    prepare(**texts(tmp_path), out=str(tmp_path / "out"))
     again, first = tree(tmp_path / "out"), tree(corpus_folder)
     again_manifest, first_manifest = (json.loads(t.pop("corpus.json")) for t in (again, first))
     assert again == first
@@ -74,6 +79,7 @@ def test_compressed_text_gives_the_same_shards(raw, corpus_folder, prepare, tmp_
     first_input = first_manifest["splits"]["train"]["inputs"]["source"][0]
     first_input.pop("name")
     assert again_manifest["splits"]["train"]["inputs"]["source"][0] == first_input
+    assert Corpus.open(tmp_path / "out").digest == Corpus.open(corpus_folder).digest
 
 
 def test_separate_vocabularies(raw, prepare, tmp_path):
@@ -285,11 +291,11 @@ def test_a_failed_replacement_keeps_the_old_corpus(raw, prepare, tmp_path):
 # --- streaming --------------------------------------------------------------------------------------------------------
 
 
-def test_chunks_end_at_the_border_of_a_shard(monkeypatch):
+def test_chunks(monkeypatch):
     monkeypatch.setattr(binarise, "CHUNK_LINES", 4)
-    pairs = [(str(i), "") for i in range(23)]
-    chunks = list(chunked(pairs, shard_lines=10))
-    assert [len(chunk) for chunk in chunks] == [4, 4, 2, 4, 4, 2, 3]
+    pairs = [(str(i), "") for i in range(10)]
+    chunks = list(chunked(pairs))
+    assert [len(chunk) for chunk in chunks] == [4, 4, 2]
     assert [pair for chunk in chunks for pair in chunk] == pairs
 
 
@@ -306,7 +312,7 @@ def test_reading_never_runs_far_ahead_of_writing(corpus, workers):
     done = 0
     for chunk in encode_stream(source(), corpus.vocabularies, None, workers):
         done += 1
-        assert chunk.text["source"] == f"low {done - 1}".encode()
+        assert chunk.text["source"] == f"low {done - 1}\n".encode()
         assert taken - done <= 2 * workers
     assert done == taken == 60
 
@@ -318,8 +324,8 @@ def test_chunk_by_hand(corpus):
     assert (chunk.read, dict(chunk.dropped)) == (3, {"empty": 1})
     assert chunk.ids["source"].tolist() == encode("low") + encode("größe")
     assert chunk.lengths["source"].tolist() == [len(encode("low")), len(encode("größe"))]
-    assert chunk.text["source"] == "lowgröße".encode()
-    assert chunk.text_lengths["source"].tolist() == [3, 7]
+    assert chunk.text["source"] == "low\ngröße\n".encode()
+    assert chunk.text_lengths["source"].tolist() == [4, 8]
 
 
 def test_the_sample_for_the_vocabulary_is_fair_and_bounded():
