@@ -42,6 +42,7 @@ def make_vocabulary(size: int, rng: np.random.Generator) -> tuple[Vocabulary, li
     counts = np.maximum(1, 20 * size // np.arange(1, len(words) + 1))
     text = [" ".join([word] * min(int(count), 50)) for word, count in zip(words, counts)]
     vocabulary = train_vocabulary(text, VocabularyTraining(size))
+    assert len(vocabulary) == size, "so many words have so many pieces"
     whole = [word for word in words if len(vocabulary.encode(word)) == 1]
     return vocabulary, whole
 

@@ -6,7 +6,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +18,11 @@ from nmt.config import ConfigError, DataError, option
 from nmt.data.arrays import SIDES
 from nmt.data.binarise import CleanOptions, chunked, encode_stream
 from nmt.data.manifest import FORMAT, MANIFEST, SPLIT_NAME, VERSION, Manifest, SplitEntry, TextInput, vocabulary_entry
-from nmt.data.reader import MonolingualText, ParallelText, find_text
+from nmt.data.reader import MonolingualText, ParallelText, TextFile, find_text
 from nmt.data.writer import SplitWriter
 from nmt.files import temporary_name
 from nmt.text.subword import Normalisation, VocabularyTraining, VocabularyType, train_vocabulary
-from nmt.text.vocabulary import Vocabulary, VocabularyPair
+from nmt.text.vocabulary import UNK, Vocabulary, VocabularyPair
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class PreprocessOptions:
     vocab_size: int = option(minimum=5)
     vocab_type: VocabularyType = option()
     joint: bool = option()
-    character_coverage: float = option(minimum=0.9, maximum=1)
+    character_coverage: float = option(minimum=0.98, maximum=1)  # what sentencepiece takes
     byte_fallback: bool = option()
     normalisation: Normalisation = option()
     vocab_sentences: int = option(minimum=1)
@@ -229,7 +229,7 @@ def _vocabularies(files: Files, options: PreprocessOptions) -> VocabularyPair:
         byte_fallback=options.byte_fallback,
         normalisation=options.normalisation,
     )
-    logger.info("training a vocabulary of %d pieces on %d pairs", options.vocab_size, len(pairs))
+    logger.info("training a vocabulary of up to %d pieces on %d pairs", options.vocab_size, len(pairs))
 
     def train(text: str, *sides: int) -> Vocabulary:
         return train_vocabulary((pair[side] for side in sides for pair in pairs), training, text=text)
@@ -268,11 +268,13 @@ def _write_split(
     for side in sides:
         texts = [getattr(text, side) for text in done]
         entry.inputs[side] = [TextInput(t.path.name, t.lines, t.digest.hexdigest()) for t in texts]
-    _check_entry(split, entry, options)
+    _check_entry(split, entry, files, vocabularies, options)
     return entry
 
 
-def _check_entry(split: str, entry: SplitEntry, options: PreprocessOptions) -> None:
+def _check_entry(
+    split: str, entry: SplitEntry, files: Files, vocabularies: VocabularyPair, options: PreprocessOptions
+) -> None:
     if entry.lines == 0:
         raise DataError(f"split {split!r} has no pairs left of the {entry.read} that were read")
     largest = options.max_unknown_rate
@@ -281,10 +283,31 @@ def _check_entry(split: str, entry: SplitEntry, options: PreprocessOptions) -> N
     for side in SIDES:
         rate = getattr(entry.unknown_rate, side)
         if rate > largest:
-            remedy = "raise character_coverage or vocab_size, give byte_fallback=true"
-            if options.vocabulary is not None:
-                remedy = f"choose another vocabulary than that of {options.vocabulary}"
+            vocabulary = getattr(vocabularies, side)
+            first = _first_unknown([pair[SIDES.index(side)] for pair in files], vocabulary)
+            remedies = ", or ".join([*_remedies(vocabulary, options), "raise max_unknown_rate"])
             raise ConfigError(
-                f"{rate:.2%} of the {side} tokens ({getattr(options, side)}) of {split} are unknown, more than "
-                f"max_unknown_rate={largest:g}: {remedy}, or raise max_unknown_rate"
+                f"{rate:.2%} of the {side} tokens ({getattr(options, side)}) of {split} are unknown (first {first}), "
+                f"more than max_unknown_rate={largest:g}: {remedies}"
             )
+
+
+def _first_unknown(paths: Iterable[Path | None], vocabulary: Vocabulary) -> str:
+    """The first text that is unknown, and where it is."""
+    for path in filter(None, paths):
+        with TextFile(path) as text:
+            for line in text:
+                for index, piece in zip(vocabulary.encode(line), vocabulary.pieces(line)):
+                    if index == UNK:
+                        return f"{piece!r} in {path}:{text.lines}"
+    raise AssertionError("unknown tokens were counted")
+
+
+def _remedies(vocabulary: Vocabulary, options: PreprocessOptions) -> list[str]:
+    """What makes fewer tokens unknown."""
+    if options.vocabulary is not None:
+        return [f"choose another vocabulary than that of {options.vocabulary}"]
+    if options.vocab_type is VocabularyType.word:
+        return ["raise vocab_size"] if len(vocabulary) == options.vocab_size else []
+    coverage = ["raise character_coverage"] if options.character_coverage < 1 else []
+    return [*coverage, "give byte_fallback=true"]

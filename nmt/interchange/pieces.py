@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nmt.config import DataError
+from nmt.text.model_proto import parse_model
 from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -78,7 +79,7 @@ def align(model: bytes, name: str, words: Words, *, produced: bool) -> Aligned:
     Raises:
         DataError: not a sentencepiece model, or one that does not belong to these words.
     """
-    proto = _parse(model, name)
+    proto = parse_model(model, name)
     before = [(piece.piece, piece.type) for piece in proto.pieces]
     specials = _specials(proto)
     reserved = {piece for piece, _ in specials}
@@ -111,7 +112,7 @@ def check_words(words: Words, models: Mapping[str, bytes]) -> None:
     Raises:
         DataError: not sentencepiece models, or too many words are no pieces of any.
     """
-    known = {piece.piece for name, model in models.items() for piece in _parse(model, name).pieces}
+    known = {piece.piece for name, model in models.items() for piece in parse_model(model, name).pieces}
     known |= words.silent
     special = {words.pad, words.start, words.eos, words.unk}
     foreign = [word for word, row in words.rows.items() if row not in special and word not in known]
@@ -120,22 +121,6 @@ def check_words(words: Words, models: Mapping[str, bytes]) -> None:
             f"{words.name}: does not belong to {' and '.join(models)}: {len(foreign)} of its {words.size} words are "
             f"no pieces, such as {foreign[0]!r}"
         )
-
-
-def _parse(model: bytes, name: str) -> Any:
-    from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2 as messages
-
-    proto: Any = getattr(messages, "ModelProto")()  # noqa: B009 - its classes are made on import, unseen by mypy
-    try:
-        proto.ParseFromString(model)
-        for piece in proto.pieces:
-            piece.piece  # noqa: B018 - decoded when it is looked at
-    except (DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: not a sentencepiece model (truncated, or another kind of file)") from error
-    if not proto.pieces:
-        raise DataError(f"{name}: not a sentencepiece model (it has no pieces)")
-    return proto
 
 
 def _specials(proto: Any) -> list[tuple[str, int]]:

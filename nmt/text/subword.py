@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import threading
 from collections.abc import Iterable, Sequence
@@ -13,13 +14,16 @@ from enum import Enum
 import sentencepiece
 
 from nmt.config import ConfigError
-from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from nmt.text.reserved import TRAINING_NAMES, cut_long, exchange_marks, restore_marks
+from nmt.text.vocabulary import BOS, EOS, PAD, SPECIAL_IDS, UNK, Vocabulary
+
+logger = logging.getLogger(__name__)
 
 TRAINER_THREADS = 4
 """Fixed, since sentencepiece adds its counts up by thread: another number can give another vocabulary."""
 
 MAX_SENTENCE_BYTES = 16384
-"""Longer lines are left out while a vocabulary is trained (they are still encoded)."""
+"""Longer lines are cut while a vocabulary is trained (they are still encoded as a whole)."""
 
 
 class VocabularyType(Enum):
@@ -45,7 +49,7 @@ class VocabularyTraining:
     """How a vocabulary is trained.
 
     Attributes:
-        size: pieces, special ones included.
+        size: pieces, special ones included; fewer where the text does not support as many.
         kind: unigram, bpe or word.
         character_coverage: share of the characters' occurrences that get a piece; the rest is unknown.
         byte_fallback: spell unknown characters as bytes (256 extra pieces), so that nothing is unknown; not for words.
@@ -62,22 +66,26 @@ class VocabularyTraining:
 def train_vocabulary(lines: Iterable[str], training: VocabularyTraining, *, text: str = "this text") -> Vocabulary:
     """Train a sentencepiece model on lines; the same lines give the same bytes.
 
+    Where the text supports fewer pieces than asked for, the vocabulary has as many as there are, and a note says so.
+
     Args:
         lines: the text; sentencepiece holds it in memory.
         training: size and kind.
         text: what the lines are, for messages.
 
     Raises:
-        ConfigError: there is no text, words are to be spelt as bytes, or the size is too large or too small for it.
+        ConfigError: there is no text, words are to be spelt as bytes, or the size is too small for the characters.
     """
     if training.kind is VocabularyType.word and training.byte_fallback:
         raise ConfigError("byte_fallback=true: vocab_type=word has no bytes; valid options: unigram, bpe")
+    exchanged, stands_for = exchange_marks(list(lines), training.normalisation.value)
     writer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=cut_long(exchanged, MAX_SENTENCE_BYTES),
             model_writer=writer,
             vocab_size=training.size,
+            hard_vocab_limit=False,
             model_type=training.kind.value,
             character_coverage=training.character_coverage,
             byte_fallback=training.byte_fallback,
@@ -88,18 +96,24 @@ def train_vocabulary(lines: Iterable[str], training: VocabularyTraining, *, text
             bos_id=BOS,
             eos_id=EOS,
             unk_id=UNK,
+            **TRAINING_NAMES,
             num_threads=TRAINER_THREADS,
             minloglevel=2,
         )
     except RuntimeError as error:
         raise ConfigError(_explain(str(error), training, text)) from error
-    return Vocabulary(writer.getvalue())
+    vocabulary = Vocabulary(restore_marks(writer.getvalue(), stands_for))
+    if len(vocabulary) <= len(SPECIAL_IDS):
+        raise ConfigError(f"there is nothing to train a vocabulary on: no character of {text} can be a piece")
+    if len(vocabulary) < training.size:
+        logger.warning(
+            "vocab_size=%d is more than %s supports: the vocabulary has %d pieces", training.size, text, len(vocabulary)
+        )
+    return vocabulary
 
 
 def _explain(message: str, training: VocabularyTraining, text: str) -> str:
     """One line for what sentencepiece says about a size that does not fit the text."""
-    if match := re.search(r"value <= (\d+)", message):
-        return f"vocab_size={training.size} is too large for {text}: the largest possible value is {match[1]}"
     if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
         return (
             f"vocab_size={training.size} is too small for {text}: its characters need at least {match[1]} "

@@ -83,29 +83,37 @@ class Vocabulary:
         return all(self.piece(index).startswith("▁") for index in range(len(SPECIAL_IDS), len(self)))
 
     def encode(self, line: str) -> list[int]:
-        """Ids of a line, without bos and eos."""
-        return self._each_unknown(line, list(self._processor.encode(line)))
+        """Ids of a line, without bos and eos; no text gives them, nor pad.
+
+        Raises:
+            DataError: the line holds half of a surrogate pair.
+        """
+        with _characters(line):
+            ids = list(self._processor.encode(line))
+        return self._each_unknown(line, ids)
 
     def _each_unknown(self, line: str, ids: list[int]) -> list[int]:
         """The same ids with one unk for every unknown word: the library makes one of all that stand side by side."""
         if UNK not in ids or not self.of_words:
             return ids
-        counts = (piece.count("▁") for piece in self.pieces(line))
+        counts = (max(1, piece.count("▁")) for piece in self.pieces(line))
         return [i for index, count in zip(ids, counts) for i in [index] * (count if index == UNK else 1)]
 
     def encode_batch(self, lines: Sequence[str]) -> list[list[int]]:
         """``encode`` of several lines, in order."""
-        rows = self._processor.encode(list(lines), num_threads=1) if lines else []
+        with _characters(*lines):
+            rows = self._processor.encode(list(lines), num_threads=1) if lines else []
         return [self._each_unknown(line, list(ids)) for line, ids in zip(lines, rows)]
 
     def sample(self, line: str, *, alpha: float, nbest: int) -> list[int]:
         """One random segmentation; `nmt.text.subword.SubwordSampler` makes it reproducible.
 
         Raises:
-            DataError: the model is neither unigram nor BPE.
+            DataError: the model is neither unigram nor BPE, or the line holds half of a surrogate pair.
         """
         try:
-            return list(self._processor.encode(line, enable_sampling=True, alpha=alpha, nbest_size=nbest))
+            with _characters(line):
+                return list(self._processor.encode(line, enable_sampling=True, alpha=alpha, nbest_size=nbest))
         except RuntimeError as error:
             raise DataError("a sentencepiece model that is neither unigram nor bpe cannot segment at random") from error
 
@@ -129,7 +137,7 @@ class Vocabulary:
 
     def pieces(self, line: str) -> list[str]:
         """Pieces of a line as sentencepiece writes them (``▁`` for a space)."""
-        with _utf8():
+        with _utf8(), _characters(line):
             return list(self._processor.encode(line, out_type=str))
 
     def join(self, pieces: Iterable[str]) -> str:
@@ -141,6 +149,20 @@ class Vocabulary:
         """The piece of one id."""
         with _utf8():
             return str(self._processor.id_to_piece(int(index)))
+
+
+@contextlib.contextmanager
+def _characters(*lines: str) -> Iterator[None]:
+    """The library cannot take a string that is no text: Python's strings can hold halves of surrogate pairs."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        try:
+            "".join(lines).encode("utf-8")
+        except UnicodeEncodeError as half:
+            found = ord(half.object[half.start])
+            raise DataError(f"U+{found:04X} cannot be encoded: half of a surrogate pair is no character") from error
+        raise
 
 
 @contextlib.contextmanager

@@ -52,8 +52,8 @@ def test_the_command_writes_a_corpus_and_a_summary(raw, tmp_path):
         ((), "out is required: give out=VALUE"),
         (("out=x", "test=none"), "no such file: none.en (nor the same with .gz or .xz)"),
         (
-            ("out=x", "vocab_size=3000"),
-            "vocab_size=3000 is too large for the training text: the largest possible value",
+            ("out=x", "vocab_size=8"),
+            "vocab_size=8 is too small for the training text: its characters need at least",
         ),
         (("out=x", "vocab_siz=30"), "unknown key vocab_siz; valid keys here:"),
         (("out=x", "clean.max_ratio=0.5"), "clean.max_ratio=0.5 is out of range: it must be at least 1"),
@@ -65,6 +65,16 @@ def test_mistakes_are_answered_in_one_line(raw, arguments, message):
     assert f"nmt-preprocess: error: {message}" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (raw / "x").exists()
+
+
+def test_a_default_that_is_too_large_for_the_text_is_noted_in_one_line(raw, tmp_path):
+    done = preprocess(raw, *BASE[:-1], f"out={tmp_path / 'corpus'}")
+    assert done.returncode == 0, done.stderr
+    (note,) = [
+        line for line in done.stderr.splitlines() if line.startswith("vocab_size=8000 is more than the training")
+    ]
+    pieces = json.loads((tmp_path / "corpus" / "corpus.json").read_text(encoding="utf-8"))["vocabulary"]["sizes"]
+    assert note.endswith(f"the vocabulary has {pieces['source']} pieces")
 
 
 def test_help_says_what_every_key_means(raw):

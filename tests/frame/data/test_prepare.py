@@ -211,12 +211,42 @@ def test_invalid_utf8(raw, prepare, tmp_path, workers):
     refused(prepare, tmp_path, DataError, r"bad\.en:3: not", **texts(raw, "train"), valid=prefix, workers=workers)
 
 
-def test_sizes_that_do_not_fit(raw, prepare, tmp_path):
+def test_a_size_that_is_too_small(raw, prepare, tmp_path):
     train = texts(raw, "train", "valid")
-    message = r"vocab_size=4000 is too large for the training text: the largest possible value is \d+"
-    refused(prepare, tmp_path, ConfigError, message, **train, vocab_size=4000)
-    message = "vocab_size=4000 is too large for the training text of en: the largest possible"
-    refused(prepare, tmp_path, ConfigError, message, **train, vocab_size=4000, joint=False)
+    message = "vocab_size=8 is too small for the training text: its characters need at least 15"
+    refused(prepare, tmp_path, ConfigError, message, **train, vocab_size=8)
+    message = "vocab_size=8 is too small for the training text of en: its characters need at least"
+    refused(prepare, tmp_path, ConfigError, message, **train, vocab_size=8, joint=False)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_size_that_is_too_large_gives_what_the_text_supports(raw, prepare, tmp_path, caplog, joint):
+    summary = prepare(**texts(raw, "train", "valid"), out=str(tmp_path / "out"), vocab_size=4000, joint=joint)
+    corpus = Corpus.open(tmp_path / "out")
+    sizes = corpus.manifest.vocabulary.sizes
+    assert (sizes.source, sizes.target) == (len(corpus.vocabularies.source), len(corpus.vocabularies.target))
+    assert 15 < sizes.source < 100
+    assert corpus.manifest.settings["vocabulary"]["vocab_size"] == 4000
+    assert f"{sizes.source} pieces" in report(summary)
+    text = "the training text" if joint else "the training text of en"
+    note = f"vocab_size=4000 is more than {text} supports: the vocabulary has {sizes.source} pieces"
+    assert note in [record.getMessage() for record in caplog.records]
+    prepare(**texts(raw, "train", "valid"), out=str(tmp_path / "again"), vocab_size=4000, joint=joint)
+    assert tree(tmp_path / "again") == tree(tmp_path / "out")
+
+
+def test_text_that_sentencepiece_keeps_for_itself(raw, write, prepare, tmp_path):
+    lines = ["low <s> new", "wide</s>", "<pad><unk>", "▅ low", "new\x1fwide"] * 3
+    write(tmp_path / "special", lines, lines)
+    train = [str(raw / "train"), str(tmp_path / "special")]
+    values = {"train": train, "valid": str(tmp_path / "special"), "normalisation": "identity", "vocab_size": 60}
+    prepare(**values, out=str(tmp_path / "out"))
+    corpus = Corpus.open(tmp_path / "out")
+    for name in ("train", "valid"):
+        assert corpus.manifest.splits[name].unknown.source == 0
+    split = corpus.split("valid")
+    assert [corpus.vocabularies.source.decode(split.source_ids(i)) for i in range(len(lines))] == lines
+    assert min(int(split.source_ids(i).min()) for i in range(len(lines))) > 3
 
 
 def test_unknown_tokens(raw, write, prepare, tmp_path, corpus_folder):
@@ -224,10 +254,17 @@ def test_unknown_tokens(raw, write, prepare, tmp_path, corpus_folder):
     write(tmp_path / "valid", ["low", "new"], ["жук", "щит"])
     values = {**texts(raw, "train"), "valid": str(tmp_path / "valid")}
     message = (
-        r"50\.00% of the target tokens \(de\) of valid are unknown, more than max_unknown_rate=0\.01: "
-        r"raise character_coverage or vocab_size, give byte_fallback=true, or raise max_unknown_rate"
+        r"50\.00% of the target tokens \(de\) of valid are unknown \(first 'жук' in .*valid\.de:1\), "
+        r"more than max_unknown_rate=0\.01: give byte_fallback=true, or raise max_unknown_rate$"
     )
     refused(prepare, tmp_path, ConfigError, message, **values)
+    message = r"0\.01: raise character_coverage, or give byte_fallback=true, or raise max_unknown_rate$"
+    refused(prepare, tmp_path, ConfigError, message, **values, character_coverage=0.99)
+    of_words = {"vocab_type": "word", "max_unknown_rate": 0.5}
+    message = r"\(first '▁жук' in .*valid\.de:1\), more than max_unknown_rate=0\.5: raise max_unknown_rate$"
+    refused(prepare, tmp_path, ConfigError, message, **values, **of_words, vocab_size=100)
+    message = r"=0\.5: raise vocab_size, or raise max_unknown_rate$"
+    refused(prepare, tmp_path, ConfigError, message, **values, **of_words, vocab_size=8)
     message = "choose another vocabulary than that of .*, or raise max_unknown_rate"
     refused(prepare, tmp_path, ConfigError, message, **values, vocabulary=str(corpus_folder))
     prepare(**values, out=str(tmp_path / "out"), max_unknown_rate=0.5)
@@ -282,8 +319,8 @@ def test_what_is_not_a_corpus_is_never_replaced(raw, prepare, tmp_path):
 def test_a_failed_replacement_keeps_the_old_corpus(raw, prepare, tmp_path):
     prepare(**texts(raw), out=str(tmp_path / "out"))
     before = tree(tmp_path / "out")
-    with pytest.raises(ConfigError, match="too large"):
-        prepare(**texts(raw), out=str(tmp_path / "out"), vocab_size=4000, overwrite=True)
+    with pytest.raises(ConfigError, match="too small"):
+        prepare(**texts(raw), out=str(tmp_path / "out"), vocab_size=8, overwrite=True)
     assert tree(tmp_path / "out") == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 

@@ -1,6 +1,5 @@
 import math
 import random
-import re
 from collections import Counter
 
 import pytest
@@ -44,11 +43,21 @@ def test_the_first_merge_of_bpe_is_the_most_frequent_pair():
 
 
 @pytest.mark.parametrize("kind", VocabularyType)
-def test_a_size_that_is_too_large_is_answered_with_the_largest_possible(kind):
-    with pytest.raises(ConfigError, match=r"^vocab_size=5000 is too large for this text: the largest") as caught:
-        train_vocabulary(lines(), VocabularyTraining(size=5000, kind=kind))
-    largest = int(re.findall(r"value is (\d+)", str(caught.value))[0])
-    assert len(train_vocabulary(lines(), VocabularyTraining(size=largest, kind=kind))) == largest
+def test_a_size_that_is_too_large_gives_what_the_text_supports_and_a_note(kind, caplog):
+    vocabulary = train_vocabulary(lines(), VocabularyTraining(size=5000, kind=kind))
+    pieces = len(vocabulary)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"vocab_size=5000 is more than this text supports: the vocabulary has {pieces} pieces"
+    ]
+    assert train_vocabulary(lines(), VocabularyTraining(size=4000, kind=kind)) == vocabulary
+    caplog.clear()
+    assert len(train_vocabulary(lines(), VocabularyTraining(size=pieces, kind=kind))) == pieces
+    assert not caplog.records
+
+
+def test_of_words_every_one_is_what_the_text_supports():
+    vocabulary = train_vocabulary(lines(), VocabularyTraining(size=5000, kind=VocabularyType.word))
+    assert sorted(vocabulary.piece(i) for i in range(4, len(vocabulary))) == sorted(f"▁{word}" for word in WORDS)
 
 
 def test_a_size_that_is_too_small_is_answered_with_the_smallest():
