@@ -1,4 +1,4 @@
-"""BLEU, chrF and TER with sacrebleu's signatures, and its paired bootstrap test (Post 2018, arXiv:1804.08771)."""
+"""BLEU, chrF and TER with sacrebleu's signatures (Post 2018, arXiv:1804.08771), and tests of their differences."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from nmt.config import ConfigError, DataError, option, suggest
-from nmt.data.arrays import IntArray
 from nmt.data.reader import TextFile
+from nmt.text.significance import compare_statistics, holm
 from nmt.text.writer import open_output
 
 METRICS = ("bleu", "chrf", "ter")
+SAMPLES, SEED = 10_000, 12345
+"""Of tests, where nothing else is asked for."""
 
 
 class ScoreFormat(Enum):
@@ -38,7 +40,7 @@ class ScoreOptions:
     baseline: str | None = option()
     metrics: list[str] = option()
     tokenize: str = option()
-    samples: int = option(minimum=1)
+    samples: int = option(minimum=1, maximum=1_000_000)
     seed: int = option(minimum=1)
     format: ScoreFormat = option()
     output: str = option()
@@ -68,15 +70,19 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A system beside a baseline.
+    """A system beside a baseline, each trained once or several times.
 
     Attributes:
-        name: of the metric.
-        score: of the system.
-        baseline: score of the baseline.
+        name: of the metric, as sacrebleu writes it.
+        score: of the system, mean over its trainings.
+        baseline: score of the baseline, likewise.
         delta: ``score - baseline``.
-        p_value: of the paired bootstrap: how likely such a difference is between systems that do not differ.
-        interval: half the width of the 95 % confidence interval of the system's score.
+        low: lower end of the 95 % interval of the difference.
+        high: upper end.
+        p_value: two-sided; see ``nmt.text.significance.compare_statistics``.
+        trainings: of each of the two.
+        samples: random differences that p-value and interval come from.
+        seed: of these.
         signature: sacrebleu's.
     """
 
@@ -84,15 +90,24 @@ class Comparison:
     score: float
     baseline: float
     delta: float
+    low: float
+    high: float
     p_value: float
-    interval: float
+    trainings: int
+    samples: int
+    seed: int
     signature: str
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.score:.2f} ± {self.interval:.2f}, baseline {self.baseline:.2f}, "
-            f"delta {self.delta:+.2f}, p = {self.p_value:.4f} ({self.signature})"
+            f"{self.name}: {self.score:.2f}, baseline {self.baseline:.2f}, difference {self.delta:+.2f} "
+            f"[{self.low:+.2f}, {self.high:+.2f}], p = {p_text(self.p_value)}"
         )
+
+
+def p_text(p_value: float) -> str:
+    """A p-value in as many digits as it deserves."""
+    return f"{p_value:.2f}" if p_value >= 0.1 else f"{p_value:.2g}"
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[Any], *, tokenize: str = "13a") -> Score:
@@ -118,7 +133,7 @@ def corpus_score(
     *,
     tokenize: str = "13a",
     samples: int = 0,
-    seed: int = 12345,
+    seed: int = SEED,
 ) -> Score:
     """One of ``METRICS``; arguments as for `bleu`, and those of the confidence interval.
 
@@ -180,128 +195,66 @@ def make_metric(name: str, tokenize: str = "13a") -> Any:
         raise ConfigError(f"tokenize={tokenize}: {' '.join(str(error).split())}") from error
 
 
-def paired_bootstrap(
-    hypotheses: Sequence[str],
-    baseline: Sequence[str],
-    references: Sequence[Any],
-    *,
-    metrics: Sequence[str] = ("bleu", "chrf"),
-    tokenize: str = "13a",
-    samples: int = 1000,
-    seed: int = 12345,
-) -> list[Comparison]:
-    """Paired bootstrap resampling (Koehn 2004) by sacrebleu.
-
-    Args:
-        hypotheses: the system's lines.
-        baseline: the other system's lines.
-        references: one line a sentence, or several such lists.
-        metrics: see ``METRICS``.
-        tokenize: BLEU's tokeniser.
-        samples: resampled corpora.
-        seed: of the resampling; sacrebleu's own default by default, at least 1.
-
-    Raises:
-        DataError: the numbers of lines differ.
-    """
-    from sacrebleu.significance import PairedTest
-
-    columns = as_columns(references)
-    named = {f"reference {i + 1}": column for i, column in enumerate(columns)}
-    check_counts({"hypotheses": hypotheses, "baseline": baseline, **named})
-    made = {name: make_metric(name, tokenize) for name in metrics}
-    systems: list[tuple[str, Sequence[str]]] = [("baseline", list(baseline)), ("system", list(hypotheses))]
-    with _sacrebleu_seed(seed):
-        test: Any = PairedTest(systems, made, columns, test_type="bs", n_samples=samples)
-        signatures, table = test()
-    found = []
-    for name, (base, system) in ((k, v) for k, v in table.items() if k != "System"):
-        found.append(
-            Comparison(
-                name=str(name),
-                score=float(system.score),
-                baseline=float(base.score),
-                delta=float(system.score - base.score),
-                p_value=float(system.p_value),
-                interval=float(system.ci),
-                signature=str(signatures[name]),
-            )
-        )
-    return found
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of BLEU and its 95 % interval.
-
-    Attributes:
-        delta: system minus baseline.
-        low: lower end of the interval.
-        high: upper end.
-    """
-
-    delta: float
-    low: float
-    high: float
-
-
-def bleu_difference(
+def compare(
     systems: Sequence[Sequence[str]],
     baselines: Sequence[Sequence[str]],
-    references: Sequence[str],
+    references: Sequence[Any],
     *,
+    metric: str = "bleu",
     tokenize: str = "13a",
-    samples: int = 1000,
-    seed: int = 12345,
-) -> Difference:
-    """The difference of BLEU between two systems, each trained from one or more seeds, with a paired bootstrap.
-
-    Every sample draws sentences, the same for both systems (Koehn 2004), and where there are several trainings of a
-    system also which of them count, so that the interval covers the spread of the seeds.
+    samples: int = SAMPLES,
+    seed: int = SEED,
+    paired: bool = False,
+) -> Comparison:
+    """Test the difference between two systems, each trained once or several times.
 
     Args:
         systems: the system's lines, of each training.
-        baselines: the baseline's lines, of each training.
-        references: one line a sentence.
+        baselines: the baseline's lines, of as many trainings.
+        references: one line a sentence, or several such lists.
+        metric: one of ``METRICS``.
         tokenize: BLEU's tokeniser.
-        samples: resampled corpora.
-        seed: of the resampling.
+        samples: shuffled, and resampled, corpora.
+        seed: of these.
+        paired: training by training, one system was made from the other; see
+            ``nmt.text.significance.compare_statistics``.
 
     Raises:
-        DataError: the numbers of lines differ.
+        ConfigError: unknown metric or tokeniser.
+        DataError: the numbers of lines or of trainings differ, or there is no line.
     """
-    named = {f"hypotheses {i + 1}": lines for i, lines in enumerate([*systems, *baselines])}
-    check_counts({"references": references, **named})
-    scorer = make_metric("bleu", tokenize)
-    ours, theirs = (_ngram_counts(scorer, group, references) for group in (systems, baselines))
-    draw = np.random.default_rng(seed)
+    columns = as_columns(references)
+    named = {f"reference {i + 1}": column for i, column in enumerate(columns)}
+    named |= {f"hypotheses {i + 1}": lines for i, lines in enumerate(systems)}
+    named |= {f"baseline {i + 1}": lines for i, lines in enumerate(baselines)}
+    check_counts(named)
+    if len(systems) != len(baselines):
+        raise DataError(f"{len(systems)} trainings cannot be compared with {len(baselines)}: give as many of each")
+    if not columns[0]:
+        raise DataError("there is nothing to compare: no line")
+    scorer = make_metric(metric, tokenize)
 
-    def bleus(counts: IntArray, lines: Any, trainings: Any) -> float:
-        return float(np.mean([_bleu_of(scorer, counts[i][lines].sum(0)) for i in trainings]))
+    def result(sums: Sequence[float]) -> Any:
+        return scorer._compute_score_from_stats(sums)  # sacrebleu keeps to itself what its own tests are made of
 
-    everything = slice(None)
-    delta = bleus(ours, everything, range(len(ours))) - bleus(theirs, everything, range(len(theirs)))
-    found = []
-    for _ in range(samples):
-        lines = draw.integers(len(references), size=len(references))
-        own, other = (draw.integers(len(group), size=len(group)) for group in (ours, theirs))
-        found.append(bleus(ours, lines, own) - bleus(theirs, lines, other))
-    low, high = np.percentile(found, [2.5, 97.5])
-    return Difference(delta, float(low), float(high))
-
-
-def _ngram_counts(scorer: Any, systems: Sequence[Sequence[str]], references: Sequence[str]) -> IntArray:
-    """What BLEU sums over sentences (systems, sentences, 10): matches and totals of each order, and both lengths."""
-    rows = []
-    for lines in systems:
-        scores = [scorer.corpus_score([line], [[reference]]) for line, reference in zip(lines, references)]
-        rows.append([[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores])
-    return np.asarray(rows, dtype=np.int64)
-
-
-def _bleu_of(scorer: Any, counts: IntArray) -> float:
-    values = counts.tolist()
-    return float(scorer.compute_bleu(values[:4], values[4:8], values[8], values[9], scorer.smooth_method).score)
+    ours, theirs = (
+        np.asarray([scorer._extract_corpus_statistics(lines, columns) for lines in group], np.float64)
+        for group in (systems, baselines)
+    )
+    results = [[result(sums) for sums in group.sum(1).tolist()] for group in (ours, theirs)]
+    means = [float(np.mean([r.score for r in group])) for group in results]
+    found = compare_statistics(
+        ours, theirs, lambda sums: float(result(sums).score), samples=samples, seed=seed, paired=paired
+    )
+    return Comparison(
+        str(results[0][0].name),
+        *means,
+        **asdict(found),
+        trainings=len(ours),
+        samples=samples,
+        seed=seed,
+        signature=str(scorer.get_signature()),
+    )
 
 
 @contextlib.contextmanager
@@ -367,21 +320,31 @@ def score_files(options: ScoreOptions) -> None:
     if options.baseline is not None:
         baseline = read_lines(options.baseline)
         check_counts({options.hypothesis: hypotheses, options.baseline: baseline})
-        comparisons = paired_bootstrap(
-            hypotheses,
-            baseline,
-            columns,
-            metrics=options.metrics,
-            tokenize=options.tokenize,
-            samples=options.samples,
-            seed=options.seed,
-        )
+        comparisons = [
+            compare(
+                [hypotheses],
+                [baseline],
+                columns,
+                metric=name,
+                tokenize=options.tokenize,
+                samples=options.samples,
+                seed=options.seed,
+            )
+            for name in options.metrics
+        ]
     with open_output(options.output) as output:
         output.write(_report(scores, comparisons, options.format))
 
 
 def _report(scores: list[Score], comparisons: list[Comparison], layout: ScoreFormat) -> str:
+    adjusted = holm([c.p_value for c in comparisons])
     if layout is ScoreFormat.text:
-        return "".join(f"{line}\n" for line in [*scores, *comparisons])
-    table = {"scores": [asdict(s) for s in scores], "comparisons": [asdict(c) for c in comparisons]}
-    return json.dumps(table, ensure_ascii=False, indent=2) + "\n"
+        lines = [*map(str, scores), *map(str, comparisons)]
+        if comparisons:
+            first, several = comparisons[0], ", ".join(f"{c.name} {p_text(p)}" for c, p in zip(comparisons, adjusted))
+            lines.append(f"p-values: two-sided approximate randomisation, {first.samples} samples, seed {first.seed}")
+            if len(comparisons) > 1:
+                lines.append(f"{len(comparisons)} comparisons; p-values adjusted for that (Holm): {several}")
+        return "".join(f"{line}\n" for line in lines)
+    compared = [{**asdict(c), "p_holm": p} for c, p in zip(comparisons, adjusted)]
+    return json.dumps({"scores": [asdict(s) for s in scores], "comparisons": compared}, ensure_ascii=False, indent=2) + "\n"

@@ -1,17 +1,16 @@
-"""Scores by hand, signatures, and the paired bootstrap."""
+"""Scores by hand, signatures, and tests of differences."""
 
 import gzip
 import json
-import logging
 import math
-import os
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nmt.config import ConfigError, DataError, compose, parse_options
-from nmt.text.scoring import ScoreOptions, bleu, chrf, corpus_score, paired_bootstrap, score_files
+from nmt.text.scoring import METRICS, ScoreOptions, bleu, chrf, compare, corpus_score, make_metric, score_files
 
 REFERENCE = ["the cat sat on the mat today", "a dog runs in the park", "two birds sing on a tree"]
 WORSE = ["the cat on mat", "dog runs the in park", "birds two sing tree a"]
@@ -64,24 +63,63 @@ def test_counts_must_agree() -> None:
         bleu([], [])
 
 
-def test_bootstrap_sees_a_difference(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SACREBLEU_SEED", raising=False)
-    with caplog.at_level(logging.INFO):
-        (found,) = paired_bootstrap(REFERENCE * 20, WORSE * 20, REFERENCE * 20, metrics=["bleu"], samples=200)
-    assert found.score == pytest.approx(100)
+def test_test_sees_a_difference() -> None:
+    found = compare([REFERENCE * 20], [WORSE * 20], REFERENCE * 20, samples=200)
+    assert (found.name, found.score) == ("BLEU", pytest.approx(100))
     assert found.delta == pytest.approx(found.score - found.baseline)
-    assert found.p_value == pytest.approx(1 / 201)  # no resampled corpus differs as much
-    assert "bs:200|seed:12345" in found.signature
-    assert "SACREBLEU_SEED" not in os.environ
-    assert not caplog.records
+    assert found.p_value == pytest.approx(1 / 201)  # no shuffled corpus differs as much
+    assert found.low <= found.delta <= found.high
+    assert found.signature.startswith("nrefs:1|case:mixed|")
+    # It is two-sided: the worse system beside the better one differs as much.
+    turned = compare([WORSE * 20], [REFERENCE * 20], REFERENCE * 20, samples=200)
+    assert (turned.delta, turned.p_value) == (pytest.approx(-found.delta), found.p_value)
+    assert (turned.low, turned.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
 
 
-def test_bootstrap_is_reproducible_and_sees_no_difference_in_noise() -> None:
+@pytest.mark.parametrize("metric", METRICS)
+def test_identical_systems_do_not_differ(metric: str) -> None:
+    for trainings in ([WORSE], [WORSE, REFERENCE]):
+        found = compare(trainings, trainings, REFERENCE, metric=metric, samples=50)
+        assert (found.delta, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+
+
+def test_test_is_reproducible_and_sees_no_difference_in_noise() -> None:
     first = [r if i % 2 else w for i, (r, w) in enumerate(zip(REFERENCE * 20, WORSE * 20))]
     second = [w if i % 2 else r for i, (r, w) in enumerate(zip(REFERENCE * 20, WORSE * 20))]
-    runs = [paired_bootstrap(first, second, REFERENCE * 20, samples=100, seed=s) for s in (1, 1, 2)]
-    assert runs[0] == runs[1] != runs[2]
-    assert all(c.p_value > 0.1 for c in runs[0])
+    runs = [compare([first], [second], REFERENCE * 20, samples=100, seed=s) for s in (1, 1, 2)]
+    assert runs[0] == runs[1]
+    assert runs[0].low != runs[2].low
+    assert all(found.p_value > 0.1 and found.low < 0 < found.high for found in runs)
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_test_agrees_with_sacrebleu(metric: str) -> None:
+    """Its own approximate randomisation counts no ties: for TER it finds less, for identical systems the least p."""
+    from sacrebleu.significance import PairedTest
+
+    draw = random.Random(1)
+    references = [" ".join(draw.choices("a b c d e f g".split(), k=9)) for _ in range(60)]
+    ours, theirs = ([" ".join(w for w in r.split() if draw.random() > p) for r in references] for p in (0.2, 0.24))
+    scorer = {metric: make_metric(metric)}
+    test = PairedTest([("b", theirs), ("s", ours)], scorer, [references], test_type="ar", n_samples=2000)
+    _, (base, system) = test()[1].values()
+    found = compare([ours], [theirs], references, metric=metric, samples=2000)
+    assert (found.score, found.baseline) == (pytest.approx(system.score), pytest.approx(base.score))
+    assert found.p_value == pytest.approx(system.p_value, abs=0.04)
+    assert 0.05 < found.p_value < 0.95  # or the two could agree on nothing
+
+
+def test_several_trainings_are_compared_by_their_means() -> None:
+    worst = [line[::-1] for line in WORSE]
+    found = compare([REFERENCE, WORSE], [WORSE, worst], REFERENCE, samples=50)
+    scores = [bleu(lines, REFERENCE).score for lines in (REFERENCE, WORSE, WORSE, worst)]
+    assert found.score == pytest.approx(sum(scores[:2]) / 2)
+    assert found.baseline == pytest.approx(sum(scores[2:]) / 2)
+    assert found.trainings == 2
+    with pytest.raises(DataError, match="2 trainings cannot be compared with 1"):
+        compare([REFERENCE, WORSE], [WORSE], REFERENCE)
+    with pytest.raises(DataError, match="has 3 lines but baseline 2 has 2"):
+        compare([REFERENCE, WORSE], [WORSE, WORSE[:2]], REFERENCE)
 
 
 def run(tmp_path: Path, **values: Any) -> None:
@@ -112,6 +150,15 @@ def test_files_as_json(folder: Path) -> None:
     assert report["comparisons"][0]["delta"] == pytest.approx(chrf(WORSE, REFERENCE).score - 100)
 
 
+def test_text_says_how_many_comparisons_there_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, baseline=f"{folder}/hyp", metrics=["bleu", "chrf"], samples=50)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("BLEU: ")
+    assert lines[2].endswith("difference +0.00 [+0.00, +0.00], p = 1.00")
+    assert lines[4] == "p-values: two-sided approximate randomisation, 50 samples, seed 12345"
+    assert lines[5] == "2 comparisons; p-values adjusted for that (Holm): BLEU 1.00, chrF2 1.00"
+
+
 @pytest.mark.parametrize(("key", "sep"), [("reference", "ref"), ("baseline", "base")])
 def test_unequal_files(folder: Path, key: str, sep: str) -> None:
     (folder / sep).write_text("one line\n")
@@ -122,20 +169,3 @@ def test_unequal_files(folder: Path, key: str, sep: str) -> None:
 def test_missing_file(folder: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere: no such file"):
         run(folder, reference=[f"{folder}/ref", f"{folder}/nowhere"])
-
-
-def test_difference_of_bleu_is_that_of_the_corpora_and_knows_its_doubt() -> None:
-    from nmt.text.scoring import bleu, bleu_difference
-
-    references = [f"the cat number {i} sat on the old mat" for i in range(40)]
-    good = [line if i % 4 else line.replace("old", "new") for i, line in enumerate(references)]
-    bad = [line if i % 2 else line.replace("sat on", "is under") for i, line in enumerate(references)]
-    found = bleu_difference([good], [bad], references, samples=200)
-    assert found.delta == pytest.approx(bleu(good, references).score - bleu(bad, references).score)
-    assert 0 < found.low < found.delta < found.high
-    same = bleu_difference([good], [good], references, samples=50)
-    assert (same.delta, same.low, same.high) == (0, 0, 0)
-    # Trainings that differ widen the interval.
-    seeds = bleu_difference([good, bad], [good, bad], references, samples=200)
-    assert seeds.low < -found.delta / 2
-    assert seeds.high > found.delta / 2
