@@ -10,6 +10,7 @@ from keyword import iskeyword
 from pathlib import Path
 
 from nmt.config import ConfigError, compose, parse_options
+from nmt.overrides import literal
 from nmt.registry import discover
 from nmt.reproduction.options import ReproduceOptions, VariantOptions
 from nmt.training.options import TrainOptions
@@ -70,7 +71,7 @@ def plan(options: ReproduceOptions) -> list[Job]:
             if not command.isidentifier() or find_spec(module_of(command)) is None:
                 raise ConfigError(f"recipe.variants.{name}.derive.command={command}: there is no command nmt-{command}")
             own = (*variant.overrides, *variant.scales.get(options.scale.name, []))
-            given = (f"checkpoint={source}", f"out={folder}", *own)
+            given = (f"checkpoint={literal(str(source))}", f"out={literal(str(folder))}", *own)
             jobs.append(Job(name, seed, folder, command, given, source))
     return jobs
 
@@ -90,12 +91,13 @@ def train_overrides(options: ReproduceOptions, variant: VariantOptions) -> list[
 
 
 def _training(options: ReproduceOptions, name: str, variant: VariantOptions, seed: int, folder: Path) -> Job:
-    given = [f"corpus={options.corpus}", f"run={folder}", *train_overrides(options, variant)]
+    places = [f"corpus={literal(options.corpus)}", f"run={literal(str(folder))}"]
+    given = [*places, *train_overrides(options, variant)]
     given += [f"seed={seed}", f"device={options.device.value}"]
     if options.threads is not None:
         given.append(f"threads={options.threads}")
     if options.plugins:
-        given.append(f"plugins=[{','.join(options.plugins)}]")
+        given.append(f"plugins={literal(options.plugins)}")
     try:
         typed = parse_options(TrainOptions, compose("train", given))
     except ValueError as error:
