@@ -12,8 +12,8 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
-from importlib import resources
-from typing import Any, TypeVar
+from importlib import import_module, resources
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -25,11 +25,35 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from nmt.overrides import NAMED_TEXTS, TEXTS, hint_at, hints_of, is_texts, without_none, written
+
 GROUPS = ("model", "task", "criterion", "optimizer", "schedule", "method")
 """Configuration groups: ``KEY=NAME`` selects ``conf/KEY/NAME.yaml``."""
 
 FILES_ONLY = ("model", "recipe")
 """Groups whose names are files; those of the others are components, which need none."""
+
+SCHEMAS = {
+    "average": "nmt.commands.average:AverageOptions",
+    "bench": "nmt.benchmark.options:BenchOptions",
+    "components": "nmt.commands.components:ComponentsOptions",
+    "export": "nmt.commands.export:ExportOptions",
+    "generate": "nmt.generation.options:GenerateOptions",
+    "import": "nmt.commands.import_:ImportOptions",
+    "preprocess": "nmt.data.prepare:PreprocessOptions",
+    "prune": "nmt.compression.options:PruneOptions",
+    "reproduce": "nmt.reproduction.options:ReproduceOptions",
+    "score": "nmt.text.scoring:ScoreOptions",
+    "similarity": "nmt.compression.similarity_options:SimilarityOptions",
+    "train": "nmt.training.options:TrainOptions",
+}
+"""Where the dataclass of each command is, so that what is composed from Python is read as on the command line."""
+
+Texts = Annotated[Any, TEXTS]
+"""The type of an option that takes a text or a list of texts."""
+
+NamedTexts = Annotated[Any, NAMED_TEXTS]
+"""The type of an option that takes a text, a list of texts, or a dict of either by name."""
 
 T = TypeVar("T")
 
@@ -85,7 +109,7 @@ def parse_options(schema: type[T], node: Mapping[str, Any] | DictConfig, *, key:
         ConfigError: unknown key (with the nearest valid one), wrong type, value out of range, or a missing value.
     """
     prefix = f"{key}." if key else ""
-    _check_groups(schema, node, prefix)
+    _check_kinds(schema, node, key)
     try:
         typed = OmegaConf.merge(OmegaConf.structured(schema), node)
         result = OmegaConf.to_object(typed)
@@ -103,20 +127,55 @@ def parse_options(schema: type[T], node: Mapping[str, Any] | DictConfig, *, key:
     except (InterpolationResolutionError, OmegaConfBaseException) as error:
         where = ".".join(part for part in (key, error.full_key) if part)
         raise ConfigError(f"{where or 'configuration'}: {_first_line(error)}") from error
-    _check_ranges(result, prefix)
-    return result  # type: ignore[return-value]
+    return _check_values(result, {}, key)  # type: ignore[no-any-return]
 
 
-def _check_groups(schema: type, node: Mapping[str, Any] | DictConfig, prefix: str) -> None:
-    """A group of keys must not be replaced by a value (OmegaConf's message would not say which)."""
-    for item in dataclasses.fields(schema):
-        group: Any = item.default_factory
-        if not (isinstance(group, type) and dataclasses.is_dataclass(group)) or item.name not in node:
-            continue
-        child = node[item.name]
-        if not isinstance(child, Mapping | DictConfig):
-            raise ConfigError(f"{prefix}{item.name}={child} must be a group of keys: {prefix}{item.name}.KEY=VALUE")
-        _check_groups(group, child, f"{prefix}{item.name}.")
+def _check_kinds(hint: Any, value: Any, key: str) -> None:
+    """Texts are texts and groups are groups: OmegaConf makes texts of numbers, and does not say which group is none.
+
+    Args:
+        hint: annotation of the key.
+        value: its value, before interpolations are resolved.
+        key: full key, for messages; empty at the top.
+    """
+    hint, optional = without_none(hint)
+    value = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+    if is_texts(hint):
+        if value is None and not optional:
+            raise ConfigError(f"{key} is required: give {key}=VALUE")
+        if isinstance(value, Mapping) and is_texts(hint, TEXTS):
+            raise ConfigError(f"{key}={value} must be {TEXTS}: {key}=A or {key}=[A,B]")
+        for name, child in value.items() if isinstance(value, Mapping) else ():
+            _check_text(name, f"a name in {key}")
+            _check_kinds(hint, child, f"{key}.{name}")
+        for child in value if isinstance(value, list) else ():
+            _check_kinds(hint, child, key)
+    if is_texts(hint) or hint is str:
+        _check_text(value, key)
+    elif value is None or (isinstance(value, str) and (value == "???" or "${" in value)):
+        return
+    elif dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(value):
+            return  # made and checked already
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}={value} must be a group of keys: {key}.KEY=VALUE")
+        for name, child in hints_of(hint).items():
+            if name in value:
+                _check_kinds(child, value[name], f"{key}.{name}" if key else name)
+    elif get_origin(hint) is list:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key}={value} must be a list: {key}=[{value}]")
+        for child in value:
+            _check_kinds(get_args(hint)[0], child, key)
+    elif get_origin(hint) is dict and isinstance(value, Mapping):
+        for name, child in value.items():
+            _check_kinds(get_args(hint)[1], child, f"{key}.{name}")
+
+
+def _check_text(value: Any, key: str) -> None:
+    if isinstance(value, bool | int | float):
+        kind = "a truth value" if isinstance(value, bool) else "a number"
+        raise ConfigError(f"{key}={value} is {kind}, but text is needed: put it in quotes")
 
 
 def _first_line(error: Exception) -> str:
@@ -130,15 +189,26 @@ def _field_names(schema: Any, path: str) -> list[str]:
     return sorted(str(k) for k in found) if OmegaConf.is_dict(found) else []
 
 
-def _check_ranges(instance: Any, prefix: str) -> None:
-    for item in dataclasses.fields(instance):
-        value = getattr(instance, item.name)
-        if dataclasses.is_dataclass(value):
-            _check_ranges(value, f"{prefix}{item.name}.")
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, int | float) and not isinstance(one, bool):
-                _check_range(one, item.metadata, f"{prefix}{item.name}")
+def _check_values(value: Any, limits: Mapping[str, Any], key: str) -> Any:
+    """Numbers are within their ranges, at any depth of what was parsed; the value, keys of dicts without padding."""
+    if dataclasses.is_dataclass(value):
+        for item in dataclasses.fields(value):
+            child = getattr(value, item.name)
+            checked = _check_values(child, item.metadata, f"{key}.{item.name}" if key else item.name)
+            if checked != child:
+                setattr(value, item.name, checked)
+    elif isinstance(value, list):
+        return [_check_values(child, limits, key) for child in value]
+    elif isinstance(value, dict):
+        return {
+            name.strip() if isinstance(name, str) else name: _check_values(child, limits, f"{key}.{name}")
+            for name, child in value.items()
+        }
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        _check_range(value, limits, key)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{key}={value}: a text cannot hold ${{")
+    return value
 
 
 def _check_range(value: float, limits: Mapping[str, Any], key: str) -> None:
@@ -192,8 +262,10 @@ def presets(group: str) -> list[str]:
     return sorted(p.name[: -len(".yaml")] for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def to_hydra(text: str, *, groups: Iterable[str] = GROUPS, own_presets: bool = False) -> str:
-    """Rewrite one command-line override so that Hydra accepts keys that only a component knows.
+def to_hydra(
+    text: str, schema: type, *, groups: Iterable[str] = GROUPS, own_presets: bool = False, sweep: bool = False
+) -> str:
+    """Rewrite one command-line override so that texts stay texts and Hydra accepts keys that only a component knows.
 
     ``a.b=v`` becomes ``++a.b=v``: whether the key exists is checked by the typed schema, whose message names the
     nearest valid key. A group's choice stays as it is; for groups of components a name without a preset stands for
@@ -201,26 +273,38 @@ def to_hydra(text: str, *, groups: Iterable[str] = GROUPS, own_presets: bool = F
 
     Args:
         text: as typed.
+        schema: of the command; says which values are texts.
         groups: groups that this command has.
         own_presets: the user brings a folder of presets (``--config-dir``): names are left for Hydra to check.
+        sweep: commas stand between values to try (``--multirun``).
 
     Raises:
         ConfigError: no such preset.
     """
     override = Override.parse(text)
-    if override is None or override.prefix or override.key.startswith("hydra") or "@" in override.key:
+    if override is None or override.prefix == "~" or override.key.startswith("hydra") or "@" in override.key:
         return text
-    if override.key not in groups or override.value.startswith("{"):
-        return f"++{text}"
+    if override.prefix or override.key not in groups or override.value.startswith("{"):
+        value = written(override.value, hint_at(schema, override.key.split(".")), sweep=sweep)
+        _check_interpolation(override.key, value)
+        return f"{override.prefix or '++'}{override.key}={value}"
     if own_presets:
         return text
     choices, known = re.split(r",\s*", override.value), presets(override.key)
     if all(choice in known for choice in choices):
         return text
     if override.key not in FILES_ONLY:
-        return f"++{override.key}.name={override.value}"
+        return f"++{override.key}.name={written(override.value, str, sweep=sweep)}"
     bad = next(c for c in choices if c not in known)
     raise ConfigError(f"{override.key}={bad}: no such preset; valid options: {', '.join(known)}{suggest(bad, known)}")
+
+
+def _check_interpolation(key: str, value: str) -> None:
+    if "${" in value:
+        try:
+            OmegaConf.create([value])
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}={value}: ${{ begins an interpolation, ${{KEY}}; a text cannot hold it") from error
 
 
 def reset_switched(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
@@ -274,8 +358,8 @@ def compose(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    groups = command_groups(command)
-    rewritten = [to_hydra(text, groups=groups) for text in overrides]
+    groups, schema = command_groups(command), command_schema(command)
+    rewritten = [to_hydra(text, schema, groups=groups) for text in overrides]
     hydra = GlobalHydra.instance()
     running, hydra.hydra = hydra.hydra, None  # within a command Hydra is there already, and it allows one at a time
     try:
@@ -284,6 +368,13 @@ def compose(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     finally:
         GlobalHydra.instance().hydra = running
     return reset_switched(config, rewritten)
+
+
+def command_schema(command: str) -> type:
+    """The dataclass of a command's options."""
+    module, _, name = SCHEMAS[command].partition(":")
+    found: type = getattr(import_module(module), name)
+    return found
 
 
 def command_groups(command: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nmt.config import ConfigError, option, suggest
+from nmt.config import ConfigError, Texts, option, suggest
 from nmt.device import Device
 from nmt.generation.options import Precision
 
@@ -37,11 +37,11 @@ class BenchSearchOptions:
 class BenchOptions:
     """The configuration of ``nmt-bench``; ``conf/bench.yaml`` says what each key means."""
 
-    checkpoint: Any = option()
+    checkpoint: Texts = option()
     input: str = option()
     reference: str | None = option()
     out: str = option()
-    precision: Any = option()
+    precision: Texts = option()
     peers: list[str] = option()
     batch: Any = option()
     lines: int | None = option(minimum=1)

@@ -76,7 +76,7 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
             print(_help(command))
             return
         with _scratch(sys.argv[1:]) as scratch:
-            sys.argv[1:] = _hydra_arguments(command, sys.argv[1:], scratch)
+            sys.argv[1:] = _hydra_arguments(command, schema, sys.argv[1:], scratch)
             hydra.main(version_base="1.3", config_path="pkg://nmt.conf", config_name=command)(task)()
         if _one_of_many():
             from nmt.ranks import leave
@@ -167,7 +167,7 @@ def _unreadable(text: str) -> str:
     return hint
 
 
-def _hydra_arguments(command: str, arguments: list[str], scratch: str) -> list[str]:
+def _hydra_arguments(command: str, schema: type, arguments: list[str], scratch: str) -> list[str]:
     """The command line with Hydra kept from changing folder, writing files or configuring logging.
 
     Raises:
@@ -190,7 +190,8 @@ def _hydra_arguments(command: str, arguments: list[str], scratch: str) -> list[s
     ]
     given = {o.key for o in map(Override.parse, arguments) if o}
     quiet = [q for q in quiet if q.partition("=")[0] not in given]
-    rewritten = [to_hydra(a, groups=groups, own_presets=own_presets) for a in arguments]
+    sweep = any(a in ("--multirun", "-m") for a in arguments)
+    rewritten = [to_hydra(a, schema, groups=groups, own_presets=own_presets, sweep=sweep) for a in arguments]
     # Hydra's parser wants all overrides in one piece, and one option takes what follows it for its value.
     return sorted([*quiet, *rewritten], key=lambda a: Override.parse(a) is None)
 

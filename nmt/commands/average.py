@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import DictConfig
 
 from nmt.commands.app import run_app
-from nmt.config import option
+from nmt.config import Texts, option
 
 
 @dataclass
 class AverageOptions:
     """The configuration of ``nmt-average``."""
 
-    checkpoint: Any = option()
+    checkpoint: Texts = option()
     last: int | None = option(minimum=1)
     out: str = option()
 

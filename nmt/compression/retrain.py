@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nmt.config import compose, presets
+from nmt.overrides import literal
 from nmt.training.run_folder import flatten
 
 PLACES = ("run", "init_from", "corpus", "checkpoint")
@@ -35,10 +34,10 @@ def train_command(config: DictConfig, changes: Mapping[str, Any], *, corpus: Any
         wanted = {k: v for k, v in wanted.items() if not k.startswith(node)}
     wanted.update(changes)
     places = {"corpus": corpus, "run": run, "init_from": init_from}
-    base = [f"{key}={_literal(value)}" for key, value in places.items()]
+    base = [f"{key}={literal(value)}" for key, value in places.items()]
     for group in ("criterion", "optimizer", "schedule"):
         if f"{group}.name" in wanted:
-            base.append(f"{group}={wanted[f'{group}.name']}")
+            base.append(f"{group}={literal(wanted[f'{group}.name'])}")
     words = min(([*base, f"model={name}"] for name in presets("model")), key=lambda words: len(_missing(words, wanted)))
     for _ in range(2):  # a component's name drops the options that the preset held for another one
         words += _missing(words, wanted)
@@ -48,15 +47,4 @@ def train_command(config: DictConfig, changes: Mapping[str, Any], *, corpus: Any
 def _missing(words: list[str], wanted: Mapping[str, Any]) -> list[str]:
     """The words that are needed beside others to get the wanted values."""
     now = flatten(OmegaConf.to_container(compose("train", words), resolve=True))
-    return [f"{key}={_literal(value)}" for key, value in wanted.items() if key not in now or now[key] != value]
-
-
-def _literal(value: Any) -> str:
-    """A plain value in Hydra's grammar."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_literal, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}:{_literal(child)}' for key, child in value.items())}}}"
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_./][\w./-]*", value):
-        return json.dumps(value, ensure_ascii=False)
-    return value if isinstance(value, str) else json.dumps(value)
+    return [f"{key}={literal(value)}" for key, value in wanted.items() if key not in now or now[key] != value]

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nmt.config import ConfigError, DataError, option
+from nmt.config import ConfigError, DataError, NamedTexts, Texts, option
 from nmt.data.arrays import SIDES
 from nmt.data.binarise import CleanOptions, chunked, encode_stream
 from nmt.data.manifest import FORMAT, MANIFEST, SPLIT_NAME, VERSION, Manifest, SplitEntry, TextInput, vocabulary_entry
@@ -39,9 +39,9 @@ class PreprocessOptions:
 
     source: str | None = option()
     target: str = option()
-    train: Any = option()
+    train: Texts = option()
     valid: str = option()
-    test: Any = option()
+    test: NamedTexts | None = option()
     out: str = option()
     overwrite: bool = option()
     vocabulary: str | None = option()

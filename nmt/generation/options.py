@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
-from nmt.config import ConfigError, option
+from nmt.config import ConfigError, Texts, option
 from nmt.device import Device
 
 
@@ -104,7 +103,7 @@ class SearchOptions:
 class GenerateOptions:
     """The configuration of ``nmt-generate``; ``conf/generate.yaml`` says what each key means."""
 
-    checkpoint: Any = option()
+    checkpoint: Texts = option()
     input: str | None = option()
     corpus: str | None = option()
     split: str = option()

@@ -11,6 +11,7 @@ from keyword import iskeyword
 from pathlib import Path
 
 from nmt.config import ConfigError, compose, parse_options
+from nmt.overrides import literal
 from nmt.registry import discover
 from nmt.reproduction.options import ReproduceOptions, VariantOptions
 from nmt.training.options import TrainOptions
@@ -121,18 +122,19 @@ def _derived(
     if not command.isidentifier() or find_spec(module_of(command)) is None:
         raise ConfigError(f"recipe.variants.{name}.derive.command={command}: there is no command nmt-{command}")
     own = (*variant.overrides, *variant.scales.get(options.scale.name, []))
-    return Job(name, seed, folder, command, (f"checkpoint={source}", f"out={folder}", *own), source)
+    given = (f"checkpoint={literal(str(source))}", f"out={literal(str(folder))}", *own)
+    return Job(name, seed, folder, command, given, source)
 
 
 def _training(options: ReproduceOptions, name: str, seed: int, choice: str | None) -> Job:
     folder = run_folder(options, name, seed, choice)
-    given = [f"corpus={options.corpus}", f"run={folder}"]
+    given = [f"corpus={literal(options.corpus)}", f"run={literal(str(folder))}"]
     given += train_overrides(options, options.recipe.variants[name], choice)
     given += [f"seed={seed}", f"device={options.device.value}"]
     if options.threads is not None:
         given.append(f"threads={options.threads}")
     if options.plugins:
-        given.append(f"plugins=[{','.join(options.plugins)}]")
+        given.append(f"plugins={literal(options.plugins)}")
     try:
         typed = parse_options(TrainOptions, compose("train", given))
     except ValueError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nmt.config import ConfigError, DataError, option, suggest
+from nmt.config import ConfigError, DataError, Texts, option, suggest
 from nmt.data.reader import TextFile
 from nmt.text.significance import compare_statistics, holm
 from nmt.text.writer import open_output
@@ -36,7 +36,7 @@ class ScoreOptions:
     """The configuration of ``nmt-score``."""
 
     hypothesis: str = option()
-    reference: Any = option()
+    reference: Texts = option()
     baseline: str | None = option()
     metrics: list[str] = option()
     tokenize: str = option()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from nmt.config import option
+from nmt.config import Texts, option
 from nmt.data.options import BatchOptions, SubwordOptions
 from nmt.device import Device
 
@@ -77,7 +77,7 @@ class CheckpointOptions:
 class TrainOptions:
     """The whole configuration of a training run; components' nodes stay plain until they are built."""
 
-    corpus: Any = option()
+    corpus: Texts = option()
     mix: list[float] | None = option(above=0)
     run: str = option()
     init_from: str | None = option()

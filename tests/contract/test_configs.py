@@ -14,7 +14,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nmt.config import command_groups, compose, parse_options, presets
+from nmt.config import command_groups, command_schema, compose, parse_options, presets
 from nmt.models.encoder_decoder import build_model, num_parameters
 from nmt.registry import discover, find, slots
 
@@ -55,6 +55,7 @@ def check(command: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -
     module.main()
     [(name, schema, _)] = seen
     assert name == command
+    assert schema is command_schema(command), "composed from Python with the same schema"
     config = compose(command, [*required(command), *overrides])
     parse_options(schema, config)
     return config

@@ -111,15 +111,16 @@ def test_overrides_are_split(text: str, expected: Override | None) -> None:
         ("model.dropout=0.2", "++model.dropout=0.2"),
         ("model={dropout: 0.2}", "++model={dropout: 0.2}"),
         ("criterion=cross_entropy", "criterion=cross_entropy"),
-        ("criterion=from_a_plugin", "++criterion.name=from_a_plugin"),
+        ("criterion=from_a_plugin", "++criterion.name='from_a_plugin'"),
         ("++a.b=1", "++a.b=1"),
+        ("++run=1.10", "++run='1.10'"),
         ("~criterion", "~criterion"),
         ("hydra.verbose=true", "hydra.verbose=true"),
         ("--multirun", "--multirun"),
     ],
 )
 def test_overrides_reach_the_schema(typed: str, hydra: str) -> None:
-    assert to_hydra(typed) == hydra
+    assert to_hydra(typed, TrainOptions) == hydra
 
 
 @pytest.mark.parametrize("value", ["tny", "tiny,tny"])
@@ -127,8 +128,8 @@ def test_unknown_model_preset(value: str) -> None:
     with pytest.raises(
         ConfigError, match=r"^model=tny: no such preset; valid options: .*small, tiny \(did you mean 'tiny'"
     ):
-        to_hydra(f"model={value}")
-    assert to_hydra(f"model={value}", own_presets=True) == f"model={value}"
+        to_hydra(f"model={value}", TrainOptions)
+    assert to_hydra(f"model={value}", TrainOptions, own_presets=True) == f"model={value}"
 
 
 def test_presets() -> None:
@@ -192,6 +193,9 @@ def test_defaults_fit_the_schema() -> None:
         ("device=tpu", r"device: Invalid value 'tpu', expected one of \[auto, cpu, cuda\]"),
         ("batch=4096", r"batch=4096 must be a group of keys: batch\.KEY=VALUE"),
         ("corpus=???", r"corpus is required: give corpus=VALUE"),
+        ("plugins=mine", r"plugins=mine must be a list: plugins=\[mine\]"),
+        ("run=a${b", r"run='a\$\{b': \$\{ begins an interpolation, \$\{KEY\}; a text cannot hold it"),
+        ("run=\\${b}", r"run=\$\{b\}: a text cannot hold \$\{"),
     ],
 )
 def test_mistakes_in_a_training(override: str, message: str) -> None:
