@@ -21,6 +21,9 @@ from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Types of pieces in a sentencepiece model (``ModelProto.SentencePiece.Type``)."""
 
+MAX_PIECES = 1 << 19
+"""Of a sentencepiece model: twice as many as any model has."""
+
 FOREIGN_SHARE = 0.05
 """Words that are no pieces: with more than this, the two files do not belong together."""
 
@@ -129,6 +132,8 @@ def _parse(model: bytes, name: str) -> Any:
     proto: Any = getattr(messages, "ModelProto")()  # noqa: B009 - its classes are made on import, unseen by mypy
     try:
         proto.ParseFromString(model)
+        if len(proto.pieces) > MAX_PIECES:
+            raise DataError(f"{name}: {len(proto.pieces)} pieces, but {MAX_PIECES} are the most that are read")
         for piece in proto.pieces:
             piece.piece  # noqa: B018 - decoded when it is looked at
     except (DecodeError, UnicodeDecodeError) as error:
