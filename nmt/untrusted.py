@@ -26,6 +26,10 @@ from nmt.config import DataError
 MAX_JSON_BYTES = 1 << 26
 """A corpus.json has a few KiB; the random states of 1,000 processes in a training.json have 10 MiB."""
 
+MAX_JSON_VALUES = 1 << 22
+"""What parsing makes of two bytes (an empty list) takes 130: the values are counted before any is made. A vocabulary of
+a million words has 2 million, keys and values; the random states of 1,000 processes have 3."""
+
 MAX_YAML_BYTES = 1 << 18
 """A configuration has a few KiB; the parser reads some 100 KiB a second."""
 
@@ -68,7 +72,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         raise DataError(f"{path}: {size} bytes, but such a file has {most} at most")
     try:
         with path.open("rb") as file:
-            return file.read(most)
+            return file.read(size)  # asking for more would take the memory for it
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -107,6 +111,8 @@ def read_json(path: Path, *, finite: bool = True) -> Any:
 def parse_json(raw: bytes, name: str, *, finite: bool = True) -> Any:
     """A JSON text as plain values: no key twice, whole numbers of ``MAX_DIGITS``, depth ``MAX_DEPTH``, valid Unicode.
 
+    It has ``MAX_JSON_VALUES`` values at most.
+
     Args:
         raw: UTF-8.
         name: where it lies, for messages.
@@ -124,6 +130,9 @@ def parse_json(raw: bytes, name: str, *, finite: bool = True) -> Any:
         return value if math.isfinite(value) or not finite else refuse(shorten(text))
 
     try:
+        # Before each value but the first stands one of these; a few more may stand inside of texts.
+        if sum(map(raw.count, (b",", b":", b"[", b"{"))) > MAX_JSON_VALUES:
+            raise ValueError(f"more than {MAX_JSON_VALUES} values")
         hooks: dict[str, Any] = {"parse_constant": refuse} if finite else {}
         value = json.loads(raw.decode(), object_pairs_hook=_object, parse_int=_whole, parse_float=number, **hooks)
         for item, depth in _walk(value):

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
-from nmt.interchange.imported import Imported, check_dims, order_words, vocabulary_pair
-from nmt.interchange.inert import Record
+from nmt.interchange.imported import Imported, check_tensors, order_words, vocabulary_pair
+from nmt.interchange.inert import Record, show
 from nmt.interchange.layers import count_layers, take, to_ours
 from nmt.interchange.pieces import Aligned, Words, align, check_words
 from nmt.interchange.standard import StackShape, model_node
 from nmt.interchange.torch_file import TorchFile
 from nmt.text.vocabulary import MAX_MODEL_BYTES
 from nmt.training.checkpoint import MAX_TABLES
-from nmt.untrusted import read_bytes, shorten
+from nmt.untrusted import is_plain_name, read_bytes, shorten
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 """The first rows of every matrix; words of the dictionary follow."""
@@ -59,8 +59,8 @@ def read_fairseq(path: Path) -> Imported:
     settings = _Settings(stored.value, file)
     settings.check()
     state = stored.value.get("model")
-    tensors = {name: stored.read(t).float() for name, t in stored.tensors(state, "model").items()}
-    check_dims(tensors, str(file))
+    tensors = stored.weights(state, "model")
+    check_tensors(tensors, str(file))
     tensors = _renamed(tensors)
     languages = settings.text("source_lang"), settings.text("target_lang")
     matrices = _matrices(tensors, settings)
@@ -124,9 +124,7 @@ class _Settings:
         """Refuse other architectures and parts that we do not have."""
         arch = self.values.get("arch", self.values.get("_name"))
         if not isinstance(arch, str) or not arch.startswith("transformer") or "_lm" in arch:
-            raise DataError(
-                f"{self.file}: arch={shorten(repr(arch))}; only the Transformer for translation can be imported"
-            )
+            raise DataError(f"{self.file}: arch={show(arch)}; only the Transformer for translation can be imported")
         for name in FOREIGN:
             if self.values.get(name):
                 raise DataError(f"{self.file}: {name} is set; it cannot be imported")
@@ -141,14 +139,14 @@ class _Settings:
     def number(self, name: str, default: int | None = None) -> int:
         """A whole number above zero."""
         value = self.values.get(name, default)
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value < 1 << 31:
             raise DataError(f"{self.file}: {name} is missing or not a whole number above zero")
         return value
 
     def text(self, name: str) -> str:
         """A language's code: what may stand in a file's name."""
         value = self.values.get(name)
-        if not isinstance(value, str) or not value.replace("_", "").replace("-", "").isalnum():
+        if not isinstance(value, str) or not is_plain_name(value):
             raise DataError(f"{self.file}: {name} is missing or not the code of a language")
         return value
 
@@ -184,7 +182,7 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if rest in ("version", "embed_positions._float_tensor", "embed_positions.weights"):
             continue
         parts = rest.split(".")
-        if len(parts) == 5 and parts[2] == "layer_norms" and parts[3].isdigit() and side in _OLD_NORMS:
+        if len(parts) == 5 and parts[2] == "layer_norms" and parts[3] in tuple("012") and side in _OLD_NORMS:
             norms = _OLD_NORMS[side]
             if int(parts[3]) < len(norms):
                 result[f"{side}.layers.{parts[1]}.{norms[int(parts[3])]}.{parts[4]}"] = tensor
@@ -250,8 +248,11 @@ def _sentencepiece_models(folder: Path, languages: tuple[str, str]) -> list[Path
 def _read_dictionary(path: Path, size: int) -> Words:
     """Words and their rows: ``WORD COUNT [FLAG]`` a line, after the four special ones."""
     rows = {word: row for row, word in enumerate(SPECIALS)}
+    content = read_bytes(path, MAX_DICTIONARY_BYTES)
+    if (count := content.count(b"\n")) > size:
+        raise DataError(f"{path}: {count} words, but the checkpoint has {size} with the four special ones")
     try:
-        lines = read_bytes(path, MAX_DICTIONARY_BYTES).decode("utf-8").split("\n")
+        lines = content.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8") from error
     count_rows = len(SPECIALS)
@@ -260,8 +261,8 @@ def _read_dictionary(path: Path, size: int) -> Words:
         if not line and number == len(lines):
             continue
         line, flag = line.removesuffix(" #fairseq:overwrite"), line.endswith(" #fairseq:overwrite")
-        word, _, count = line.rpartition(" ")
-        if not word or not count.isdigit():
+        word, _, times = line.rpartition(" ")
+        if not word or not times.isdecimal():
             raise DataError(f"{path}:{number}: expected a word and its count")
         if word in rows and not flag:
             raise DataError(f"{path}:{number}: {shorten(repr(word))} occurs twice")
@@ -274,7 +275,7 @@ def _read_dictionary(path: Path, size: int) -> Words:
 
 
 def _shape(tensors: Mapping[str, Tensor], settings: _Settings, side: str, words: Tensor) -> StackShape:
-    layers, embed_dim = count_layers(tensors, side), words.size(1)
+    layers, embed_dim = count_layers(tensors, side, str(settings.file)), words.size(1)
     inner = tensors.get(f"{side}.layers.0.fc1.weight")
     if inner is None:
         raise DataError(f"{settings.file}: {side}.layers.0.fc1.weight is missing")

@@ -17,6 +17,7 @@ from nmt.interchange.stream import reorder_stream, turns_from_halves
 from nmt.registry import discover
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.checkpoint import build_to_fit, describe, load_tensors, model_files, model_tensors, write_folder
+from nmt.untrusted import shorten
 
 NEVER = -1e9
 """Output bias of words that the foreign model cannot produce: their probability is zero."""
@@ -94,15 +95,19 @@ def order_words(
     return WordTensors(share, tensors, output_bias)
 
 
-def check_dims(tensors: Mapping[str, Tensor], file: str) -> None:
-    """Refuse tensors that are neither vectors nor matrices.
+def check_tensors(tensors: Mapping[str, Tensor], file: str) -> None:
+    """Refuse tensors that are no weights: neither vectors nor matrices, or with values that are not finite.
 
     Raises:
         DataError: there is one.
     """
     for name, tensor in tensors.items():
         if tensor.dim() not in (1, 2):
-            raise DataError(f"{file}: {name} has {tensor.dim()} dimensions; a Transformer has vectors and matrices")
+            raise DataError(
+                f"{file}: {shorten(name)} has {tensor.dim()} dimensions; a Transformer has vectors and matrices"
+            )
+        if not tensor.isfinite().all():
+            raise DataError(f"{file}: {shorten(name)} holds values that are not finite (nan or infinity)")
 
 
 def vocabulary_pair(source: Aligned, target: Aligned) -> VocabularyPair:

@@ -3,6 +3,10 @@
 ``pickletools`` splits a pickle into its operations without carrying them out; a small machine puts them together. It
 makes numbers, text, lists, tuples, sets and dicts. Whatever asks for a class or a function becomes a `Record` that
 holds the name and the arguments, and does nothing. So it does not matter what a hostile file names.
+
+What is built is bounded like what is read: an operation takes the time and the memory of the bytes that it consumes. An
+item is put into a container by the operation that follows its own, what is memoised is referred to and never copied,
+and the one call that copies (an ordered dict of pairs) counts what it copies as operations.
 """
 
 from __future__ import annotations
@@ -13,19 +17,23 @@ from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
 from nmt.config import DataError
+from nmt.untrusted import shorten
 
 MAX_BYTES = 1 << 26
 """Longest pickle that is read. The largest checkpoints have one of a few MiB: tensors are stored apart."""
 
-MAX_ITEMS = 1 << 22
-"""Most operations that are read."""
+MAX_ITEMS = 1 << 20
+"""Most operations that are carried out. A model of 1,000 tensors takes 30,000, with its optimiser's state 100,000; each
+makes 216 bytes at most (an empty set)."""
 
+MAX_NAME = 1024
+"""Longest text that is a name or a key: both are compared, each time that they are used."""
 
 MAX_KEY = (1 << 61) - 2
 """Largest number that is kept as a key of a dict: its own hash."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Name:
     """A class or a function that a pickle names."""
 
@@ -36,7 +44,7 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Record:
     """What a pickle would have built by calling something.
 
@@ -58,24 +66,41 @@ class Record:
         return isinstance(self.kind, Name) and str(self.kind) in names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reference:
     """Something stored outside the pickle (``persistent_id``); ``key`` says what."""
 
     key: Any
 
 
+def show(value: Any) -> str:
+    """A value as a short part of a message. Containers refer to each other: written out, they may have no end."""
+    if isinstance(value, str | bytes | float | bool | None):
+        return shorten(repr(value))
+    small = isinstance(value, int) and -MAX_KEY <= value <= MAX_KEY
+    return repr(value) if small else f"a {type(value).__name__}"
+
+
 _MARK = object()
+
+
+def _name(module: Any, name: Any) -> Name:
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise ValueError("a name that is no text")
+    if len(module) + len(name) > MAX_NAME:
+        raise ValueError(f"a name of {len(module) + len(name)} characters")
+    return Name(module, name)
 
 
 def _key(value: Any) -> Any:
     """A key of a dict or an item of a set.
 
     Hashing a tuple that is deep enough would overflow the stack; numbers can be chosen so that all have one hash, which
-    makes a dict of them take hours.
+    makes a dict of them take hours; long texts that are equal take as long as they are, at every use.
     """
     small = isinstance(value, int) and -MAX_KEY <= value <= MAX_KEY
-    return value if small or isinstance(value, str | bytes | Name | None) else Record(None, value)
+    short = isinstance(value, str | bytes) and len(value) <= MAX_NAME
+    return value if small or short or isinstance(value, Name | None) else Record(None, value)
 
 
 _PUSH = frozenset(
@@ -94,6 +119,7 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.items = 0  # operations so far, and what they copied
 
     def above_mark(self) -> list[Any]:
         """Take what lies above the last mark, and the mark."""
@@ -106,6 +132,7 @@ class _Machine:
 
     def run(self, name: str, arg: Any) -> None:
         """Carry out one operation."""
+        self.count(1)
         stack = self.stack
         if name in _PUSH:
             stack.append(arg)
@@ -114,11 +141,20 @@ class _Machine:
         elif name not in _NOTHING:
             raise ValueError(f"operation {name}")
 
+    def count(self, items: int) -> None:
+        """Raise an error where this makes too many."""
+        self.items += items
+        if self.items > MAX_ITEMS:
+            raise ValueError(f"more than {MAX_ITEMS} operations")
+
     def call(self, kind: Any, args: Any) -> None:
         """Stands for a call: only an ordered dict becomes what it would have been."""
         record = Record(kind, args)
         if record.calls("collections.OrderedDict") and isinstance(args, tuple):
             pairs = args[0] if args else []
+            if not isinstance(pairs, list | tuple):
+                raise ValueError("an ordered dict of what are no pairs")
+            self.count(len(pairs))
             self.stack.append({_key(key): value for key, value in pairs})
         else:
             self.stack.append(record)
@@ -158,12 +194,6 @@ class _Machine:
         items = self.above_mark()
         self.stack.append({})
         self.set_items(items)
-
-    def global_name(self) -> Name:
-        module, name = self.pop(2)
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise ValueError("a name that is no text")
-        return Name(module, name)
 
     def memoise(self, place: int) -> None:
         self.memo[place] = self.stack[-1]
@@ -222,12 +252,12 @@ _ACTIONS: dict[str, _Action] = {
     "GET": lambda m, arg: m.stack.append(m.memo[arg]),
     "BINGET": lambda m, arg: m.stack.append(m.memo[arg]),
     "LONG_BINGET": lambda m, arg: m.stack.append(m.memo[arg]),
-    "GLOBAL": lambda m, arg: m.stack.append(Name(*arg.split(" ", 1))),
-    "STACK_GLOBAL": lambda m, _: m.stack.append(m.global_name()),
+    "GLOBAL": lambda m, arg: m.stack.append(_name(*arg.split(" ", 1))),
+    "STACK_GLOBAL": lambda m, _: m.stack.append(_name(*m.pop(2))),
     "REDUCE": lambda m, _: _call_last_two(m),
     "NEWOBJ": lambda m, _: _call_last_two(m),
     "NEWOBJ_EX": lambda m, _: _call_with_keywords(m),
-    "INST": lambda m, arg: m.call(Name(*arg.split(" ", 1)), tuple(m.above_mark())),
+    "INST": lambda m, arg: m.call(_name(*arg.split(" ", 1)), tuple(m.above_mark())),
     "OBJ": lambda m, _: _instance(m),
     "BUILD": lambda m, _: m.build(),
     "PERSID": lambda m, arg: m.stack.append(Reference(arg)),
@@ -277,9 +307,7 @@ def read_pickle(file: IO[bytes], name: str) -> Any:
 
     machine = _Machine()
     try:
-        for count, (code, arg, _) in enumerate(pickletools.genops(_Bounded(file))):  # type: ignore[arg-type]
-            if count >= MAX_ITEMS:
-                bad(f"more than {MAX_ITEMS} operations")
+        for code, arg, _ in pickletools.genops(_Bounded(file)):  # type: ignore[arg-type]
             machine.run(code.name, arg)
         (value,) = machine.pop(1)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:

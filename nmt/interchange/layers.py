@@ -9,6 +9,10 @@ from torch import Tensor
 
 from nmt.config import DataError
 
+MAX_LAYERS = 1000
+"""Of one side: as deep as any was trained (Wang et al. 2022, arXiv:2203.00555). The objects that a layer is built of
+take more memory than the names of its tensors."""
+
 _SELF = {
     "self_attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attention.out": ("self_attn.out_proj",),
@@ -81,7 +85,14 @@ def take(tensors: MutableMapping[str, Tensor], name: str, file: str) -> Tensor:
     return tensors.pop(name)
 
 
-def count_layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many of ``PREFIX.layers.0``, ``PREFIX.layers.1``, ... there are."""
+def count_layers(tensors: Mapping[str, Tensor], prefix: str, file: str) -> int:
+    """How many of ``PREFIX.layers.0``, ``PREFIX.layers.1``, ... there are.
+
+    Raises:
+        DataError: more than ``MAX_LAYERS``.
+    """
     start = f"{prefix}.layers."
-    return len({name[len(start) :].split(".")[0] for name in tensors if name.startswith(start)})
+    count = len({name[len(start) :].split(".")[0] for name in tensors if name.startswith(start)})
+    if count > MAX_LAYERS:
+        raise DataError(f"{file}: {count} layers in the {prefix}; {MAX_LAYERS} are the most that are read")
+    return count

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
-from nmt.interchange.imported import Imported, check_dims, order_words, vocabulary_pair
+from nmt.interchange.imported import Imported, check_tensors, order_words, vocabulary_pair
 from nmt.interchange.layers import count_layers, to_ours
 from nmt.interchange.pieces import Aligned, Words, align, check_words
 from nmt.interchange.standard import StackShape, model_node
@@ -45,7 +45,7 @@ def read_huggingface(path: Path) -> Imported:
     _check(config, path / "config.json")
     tokenizer = _read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
     file, tensors = _read_weights(path)
-    check_dims(tensors, str(file))
+    check_tensors(tensors, str(file))
     matrices = _matrices(tensors, config, str(file))
     source, target = _align(path, config, tokenizer, (len(matrices[0]), len(matrices[1])))
     bias = tensors.pop("final_logits_bias", None)
@@ -119,7 +119,7 @@ def _read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
         if not file.is_file():
             raise DataError(f"{path}: no weights here: neither model.safetensors nor pytorch_model.bin")
         stored = TorchFile(file)
-        tensors = {name: stored.read(t) for name, t in stored.tensors(stored.value, "what it holds").items()}
+        tensors = stored.weights(stored.value, "what it holds")
     return file, {name: t.float() for name, t in tensors.items()}
 
 
@@ -186,7 +186,7 @@ def _shape(tensors: dict[str, Tensor], config: dict[str, Any], side: str, words:
     embed_dim, heads = words.size(1), config[f"{side}_attention_heads"]
     if heads < 1 or embed_dim % heads:
         raise DataError(f"{file}: {side}_attention_heads={heads} does not divide the width, {embed_dim}")
-    layers = count_layers(tensors, f"model.{side}")
+    layers = count_layers(tensors, f"model.{side}", str(file))
     inner = tensors.get(f"model.{side}.layers.0.fc1.weight")
     if inner is None or layers != config.get(f"{side}_layers"):
         raise DataError(f"{file}: {side}_layers={shorten(config.get(f'{side}_layers'))}, but the weights have {layers}")

@@ -1,7 +1,7 @@
 """Files of ``torch.save``, read without unpickling: inert values, and tensors that are read one by one.
 
 Both forms are known: the zip archive (since torch 1.6) and the stream of pickles before it. Sizes are compared with the
-file before memory is taken.
+file before memory is taken; an archive's checksums are compared with what is used of it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nmt.config import DataError
+from nmt.interchange.archive import Member, check_member, read_directory, read_member
 from nmt.interchange.inert import MAX_BYTES, Name, Record, Reference, read_pickle
 from nmt.untrusted import file_size, shorten
 
@@ -34,10 +34,12 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+MAX_DIMS = 8
+MAX_EXPANSION = 8
+"""Bytes of all tensors in float32 for one of the file. Tied matrices have up to three names, float16 doubles."""
+
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _REBUILD = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
-_NUMBERS = (ValueError, OverflowError)
-"""What zipfile lets out at names that are no text and at offsets beyond any file."""
 _PARAMETER = ("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter")
 
 
@@ -82,7 +84,7 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._storages: dict[str, tuple[int, int]] = {}  # key to (first byte, bytes)
+        self._storages: dict[str, Member] = {}
         try:
             self.bytes = file_size(path)
             with open(path, "rb") as file:
@@ -93,33 +95,18 @@ class TorchFile:
             raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
     def _open_zip(self, file: IO[bytes]) -> Any:
-        try:
-            archive = zipfile.ZipFile(file)
-            pickles = [info for info in archive.infolist() if info.filename.count("/") == 1]
-            pickles = [info for info in pickles if info.filename.endswith("/data.pkl")]
-            if len(pickles) != 1:
-                raise DataError(f"{self.path}: a zip archive, but not one of torch.save")
-            root = pickles[0].filename.removesuffix("data.pkl")
-            for info in archive.infolist():
-                if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                    raise DataError(f"{self.path}: {info.filename} is compressed; torch.save does not compress")
-                if info.filename.startswith(f"{root}data/"):
-                    self._storages[info.filename.removeprefix(f"{root}data/")] = self._place(file, info)
-            if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-                raise DataError(f"{self.path}: its numbers are not little-endian")
-            if pickles[0].file_size > MAX_BYTES:
-                raise DataError(f"{self.path}: its data.pkl is longer than {MAX_BYTES >> 20} MiB")
-            return read_pickle(io.BytesIO(archive.read(pickles[0])), str(self.path))
-        except DataError:
-            raise
-        except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError, *_NUMBERS) as error:
-            raise DataError(f"{self.path}: truncated or not a file of torch.save ({shorten(error)})") from error
-
-    def _place(self, file: IO[bytes], info: zipfile.ZipInfo) -> tuple[int, int]:
-        """First byte and size of an entry, from its own header."""
-        file.seek(info.header_offset + 26)
-        name, extra = struct.unpack("<HH", file.read(4))
-        return info.header_offset + 30 + int(name) + int(extra), info.file_size
+        members = read_directory(file, self.path, "torch.save")
+        pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise DataError(f"{self.path}: a zip archive, but not one of torch.save")
+        root = pickles[0].removesuffix("data.pkl")
+        start = f"{root}data/"
+        self._storages = {name[len(start) :]: member for name, member in members.items() if name.startswith(start)}
+        order = members.get(f"{root}byteorder")
+        if order is not None and read_member(file, self.path, f"{root}byteorder", order, 16) != b"little":
+            raise DataError(f"{self.path}: its numbers are not little-endian")
+        pickled = read_member(file, self.path, pickles[0], members[pickles[0]], MAX_BYTES)
+        return read_pickle(io.BytesIO(pickled), str(self.path))
 
     def _open_legacy(self, file: IO[bytes]) -> Any:
         name = str(self.path)
@@ -141,9 +128,22 @@ class TorchFile:
             numel = struct.unpack("<q", count)[0] if len(count) == 8 else -1
             if size is None or not 0 <= numel * size <= self.bytes:
                 raise DataError(f"{name}: truncated or not a file of torch.save")
-            self._storages[key] = (file.tell(), numel * size)
+            self._storages[key] = Member(file.tell(), numel * size)
             file.seek(numel * size, io.SEEK_CUR)
         return value
+
+    def weights(self, value: Any, what: str) -> dict[str, Tensor]:
+        """The tensors of a state dict in float32; those that are one in the file are one here.
+
+        Raises:
+            DataError: as for `tensors`, or the file is damaged.
+        """
+        stored = self.tensors(value, what)
+        with open(self.path, "rb") as file:
+            for key in sorted({tensor.key for tensor in stored.values()}):
+                check_member(file, self.path, f"data/{key}", self._storages[key])
+        read = {tensor: self.read(tensor).float() for tensor in set(stored.values())}
+        return {name: read[tensor] for name, tensor in stored.items()}
 
     def tensors(self, value: Any, what: str) -> dict[str, StoredTensor]:
         """The tensors of a state dict; entries of other kinds are left out.
@@ -163,23 +163,27 @@ class TorchFile:
                 item = item.args[0]
             if isinstance(name, str) and isinstance(item, Record) and item.calls(*_REBUILD):
                 found[name] = self._stored(name, item.args)
-        # Many names can share one storage: what is read for all together must not exceed what such a file holds.
-        if sum(t.bytes for t in found.values()) > 4 * self.bytes:
+        # Many names can share one storage: what all together become must not exceed what such a file holds.
+        if sum(max(t.bytes, 4 * math.prod(t.shape)) for t in found.values()) > MAX_EXPANSION * self.bytes:
             raise DataError(f"{self.path}: its tensors claim more than the file holds")
         return found
 
     def _stored(self, name: str, args: Any) -> StoredTensor:
+        name = shorten(name)
         try:
             reference, offset, shape, stride = args[:4]
             dtype, key, numel = _storage(reference)
+            if not all(isinstance(sizes, tuple | list) and len(sizes) <= MAX_DIMS for sizes in (shape, stride)):
+                raise ValueError("no sizes")
             numbers = (offset, numel, *shape, *stride)
             if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers) or len(shape) != len(stride):
                 raise ValueError("no sizes")
         except (TypeError, ValueError) as error:
             raise DataError(f"{self.path}: {name} is not a tensor that can be read") from error
-        first, size = self._storages.get(key, (0, -1))
+        storage = self._storages.get(key, Member(0, -1))
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride)) if 0 not in shape else -1
-        if size < 0 or first + size > self.bytes or numel * dtype.itemsize > size or last >= numel:
+        fits = 0 <= storage.size and storage.first + storage.size <= self.bytes
+        if not fits or numel * dtype.itemsize > storage.size or last >= numel:
             raise DataError(f"{self.path}: {name} does not fit its storage (the file is truncated or was changed)")
         stored = StoredTensor(tuple(shape), tuple(stride), offset, dtype, key, last)
         if math.prod(shape) * dtype.itemsize > stored.bytes:
@@ -188,7 +192,7 @@ class TorchFile:
 
     def read(self, stored: StoredTensor) -> Tensor:
         """A tensor's values, in memory of its own."""
-        first, _ = self._storages[stored.key]
+        first = self._storages[stored.key].first
         with open(self.path, "rb") as file:
             file.seek(first + stored.offset * stored.dtype.itemsize)
             data = bytearray(file.read(stored.bytes))

@@ -6,6 +6,9 @@ from typing import Any
 
 from nmt.config import DataError
 
+MAX_PIECES = 1 << 19
+"""Of a sentencepiece model: twice as many as any model has."""
+
 
 def parse_model(model: bytes, name: str) -> Any:
     """The pieces, rules and settings of a model.
@@ -18,7 +21,7 @@ def parse_model(model: bytes, name: str) -> Any:
         A ``ModelProto`` with at least one piece.
 
     Raises:
-        DataError: not a sentencepiece model.
+        DataError: not a sentencepiece model, or one of too many pieces.
     """
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2 as messages
@@ -26,6 +29,8 @@ def parse_model(model: bytes, name: str) -> Any:
     proto: Any = getattr(messages, "ModelProto")()  # noqa: B009 - its classes are made on import, unseen by mypy
     try:
         proto.ParseFromString(model)
+        if len(proto.pieces) > MAX_PIECES:
+            raise DataError(f"{name}: {len(proto.pieces)} pieces, but {MAX_PIECES} are the most that are read")
         for piece in proto.pieces:
             piece.piece  # noqa: B018 - decoded when it is looked at
     except (DecodeError, UnicodeDecodeError) as error:
