@@ -247,7 +247,7 @@ def test_lists_in_json_are_counted_before_they_are_made() -> None:
 
 
 def test_a_sentencepiece_model_of_empty_pieces(monkeypatch: Any) -> None:
-    monkeypatch.setattr("nmt.interchange.pieces.MAX_PIECES", 1000)
+    monkeypatch.setattr("nmt.text.model_proto.MAX_PIECES", 1000)
     words: Any = None
     with pytest.raises(DataError, match=r"x\.spm: 1001 pieces, but 1000 are the most that are read"):
         check_words(words, {"x.spm": b"\x0a\x00" * 1001})
