@@ -55,6 +55,9 @@ Texts = Annotated[Any, TEXTS]
 NamedTexts = Annotated[Any, NAMED_TEXTS]
 """The type of an option that takes a text, a list of texts, or a dict of either by name."""
 
+MAX_WHOLE = 2**64
+"""Beyond it nothing counts on: Python's own whole numbers have no end, and become no float at some size."""
+
 T = TypeVar("T")
 
 
@@ -167,6 +170,8 @@ def _check_kinds(hint: Any, value: Any, key: str) -> None:
             raise ConfigError(f"{key}={value} must be a list: {key}=[{value}]")
         for child in value:
             _check_kinds(get_args(hint)[0], child, key)
+    elif isinstance(value, int) and abs(value) > MAX_WHOLE:
+        raise ConfigError(f"{key}={str(value)[:20]}... is out of range: it must be at most {MAX_WHOLE}")
     elif get_origin(hint) is dict and isinstance(value, Mapping):
         for name, child in value.items():
             _check_kinds(get_args(hint)[1], child, f"{key}.{name}")
@@ -218,7 +223,7 @@ def _check_range(value: float, limits: Mapping[str, Any], key: str) -> None:
         "above": ("greater than", lambda v, limit: v > limit),
         "below": ("less than", lambda v, limit: v < limit),
     }
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}={value} is out of range: it must be a finite number")
     for name, (words, holds) in tests.items():
         limit = limits.get(name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nmt.config import option
+from nmt.limits import MAX_HEADS
 from nmt.models.attention import attend, attention_weights
 from nmt.models.heads import head_dim, merge_heads, split_heads
 from nmt.models.initialisation import init_projection
@@ -20,7 +21,7 @@ from nmt.registry import register
 class MultiheadOptions:
     """Options of ``multihead`` (cross attention)."""
 
-    num_heads: int | None = option(None, "heads; default: the stack's num_heads", minimum=1)
+    num_heads: int | None = option(None, "heads; default: the stack's num_heads", minimum=1, maximum=MAX_HEADS)
     bias: bool = option(True, "biases in the projections")
 
 

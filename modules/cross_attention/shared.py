@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, option
+from nmt.limits import MAX_LAYERS
 from nmt.models.attention import attend, attention_weights, weighted_sum
 from nmt.models.dropout import Dropout
 from nmt.models.heads import merge_heads, split_heads
@@ -49,7 +50,10 @@ class SharedOptions(MultiheadOptions):
     """Options of ``shared`` (cross attention)."""
 
     policy: list[int] | None = option(
-        None, "layers in each block, from the bottom, such as [4, 2]; default: one block of all layers", minimum=1
+        None,
+        "layers in each block, from the bottom, such as [4, 2]; default: one block of all layers",
+        minimum=1,
+        maximum=MAX_LAYERS,
     )
     share: Share = option(Share.context, "context: the weighted sum of the values; weights: each layer has own values")
     context_point: ContextPoint = option(

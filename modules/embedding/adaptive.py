@@ -8,6 +8,7 @@ from typing import cast
 from torch import nn
 
 from nmt.config import ConfigError, option
+from nmt.limits import MAX_VOCABULARY, MAX_WIDTH
 from nmt.models.bands import BandedVectors, Bands
 from nmt.models.interfaces import VocabularySizes
 from nmt.registry import register
@@ -28,8 +29,12 @@ class AdaptiveEmbeddingOptions(LearnedEmbeddingOptions):
         None,
         "frequency ranks at which the bands after the first begin, ascending; [] = one band; "
         "null = a twelfth (8 at least) and a third of the vocabulary",
+        minimum=1,
+        maximum=MAX_VOCABULARY,
     )
-    div_value: float = option(4.0, "a band is narrower than the one before it by this factor", minimum=1)
+    div_value: float = option(
+        4.0, "a band is narrower than the one before it by this factor", minimum=1, maximum=MAX_WIDTH
+    )
 
 
 @register("embedding", "adaptive", options=AdaptiveEmbeddingOptions, paper="Baevski and Auli 2019, arXiv:1809.10853")

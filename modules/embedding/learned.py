@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, option
+from nmt.limits import MAX_LENGTH
 from nmt.models.bands import BandedVectors
 from nmt.models.dropout import Dropout
 from nmt.models.initialisation import init_embedding
@@ -46,7 +47,7 @@ class LearnedEmbeddingOptions:
         Share.all, "one matrix for: all (source, target, output; joint vocabulary), decoder (target, output), none"
     )
     positions: Positions = option(Positions.sinusoidal, "sinusoidal, learned or none")
-    max_positions: int = option(1024, "longest sequence, end of sentence included", minimum=1)
+    max_positions: int = option(1024, "longest sequence, end of sentence included", minimum=1, maximum=MAX_LENGTH)
     scale: bool = option(True, "multiply word vectors by sqrt(embed_dim)")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmt.config import option
+from nmt.limits import MAX_WIDTH
 from nmt.models.dropout import Dropout
 from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import FeedForward, ForwardPass, LayerContext
@@ -49,7 +50,7 @@ GATED: dict[Activation, Callable[[Tensor], Tensor]] = {
 class DenseOptions:
     """Options of ``dense`` (feed forward)."""
 
-    ffn_dim: int | None = option(None, "inner width; default: the stack's ffn_dim", minimum=1)
+    ffn_dim: int | None = option(None, "inner width; default: the stack's ffn_dim", minimum=1, maximum=MAX_WIDTH)
     activation: Activation = option(Activation.relu, "relu, gelu, silu, or gated: glu, reglu, geglu, swiglu")
     bias: bool = option(True, "biases in the projections")
 

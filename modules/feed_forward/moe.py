@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nmt.config import ConfigError, option
+from nmt.limits import MAX_LAYERS, MAX_WEIGHT, MAX_WIDTH
 from nmt.models.interfaces import FeedForward, ForwardPass, LayerContext
 from nmt.registry import register
 
@@ -40,13 +41,21 @@ class SecondPolicy(Enum):
     random = "random"
 
 
+MAX_EXPERTS = 4096
+"""Of a layer: the largest published have 2,048 (arXiv:2006.16668, arXiv:2101.03961)."""
+
+
 @dataclass
 class MixtureOptions:
     """Options of ``moe`` (feed forward)."""
 
-    experts: int = option(8, "number of feed-forward networks in a layer", minimum=1)
-    k: int | None = option(None, "experts that a token goes to; default: 1 for switch, else 2", minimum=1)
-    ffn_dim: int | None = option(None, "inner width of each expert; default: the stack's ffn_dim", minimum=1)
+    experts: int = option(8, "number of feed-forward networks in a layer", minimum=1, maximum=MAX_EXPERTS)
+    k: int | None = option(
+        None, "experts that a token goes to; default: 1 for switch, else 2", minimum=1, maximum=MAX_EXPERTS
+    )
+    ffn_dim: int | None = option(
+        None, "inner width of each expert; default: the stack's ffn_dim", minimum=1, maximum=MAX_WIDTH
+    )
     activation: Activation = option(Activation.relu, "relu, gelu, silu, or gated: glu, reglu, geglu, swiglu")
     bias: bool = option(True, "biases in the projections")
     expert_dropout: float | None = option(
@@ -56,21 +65,32 @@ class MixtureOptions:
         RouterKind.switch, "switch: gate = probability; gshard: gates sum to 1; noisy_topk: softmax of noisy logits"
     )
     layers: Any = option(
-        "every_other", "layers with experts: every_other (1, 3, ...; a single layer too), all, or a list of numbers"
+        "every_other",
+        "layers with experts: every_other (1, 3, ...; a single layer too), all, or a list of numbers",
+        minimum=0,
+        maximum=MAX_LAYERS,
     )
     capacity_factor_train: float | None = option(
         1.25,
         "in training an expert takes at most this times its even share of a batch; what is beyond is dropped: the "
         "residual alone carries it; null = no limit",
         above=0,
+        maximum=MAX_EXPERTS,
     )
     capacity_factor_eval: float | None = option(
-        None, "the same at inference, where translations then depend on their neighbours in the batch", above=0
+        None,
+        "the same at inference, where translations then depend on their neighbours in the batch",
+        above=0,
+        maximum=MAX_EXPERTS,
     )
-    w_importance: float = option(0.01, "noisy_topk: weight of the loss that evens out the summed gates", minimum=0)
-    w_load: float = option(0.01, "noisy_topk: weight of the loss that evens out the expected load", minimum=0)
-    aux: float = option(0.01, "switch and gshard: weight of the balance loss", minimum=0)
-    noise_floor: float = option(0.01, "noisy_topk: least standard deviation of the noise", above=0)
+    w_importance: float = option(
+        0.01, "noisy_topk: weight of the loss that evens out the summed gates", minimum=0, maximum=MAX_WEIGHT
+    )
+    w_load: float = option(
+        0.01, "noisy_topk: weight of the loss that evens out the expected load", minimum=0, maximum=MAX_WEIGHT
+    )
+    aux: float = option(0.01, "switch and gshard: weight of the balance loss", minimum=0, maximum=MAX_WEIGHT)
+    noise_floor: float = option(0.01, "noisy_topk: least standard deviation of the noise", minimum=1e-6, maximum=100)
     jitter: float = option(0.01, "switch: training scales router inputs by 1 +- jitter at most", minimum=0, below=1)
     second_policy: SecondPolicy = option(
         SecondPolicy.all, "gshard, beyond the first expert: all; random: in training with probability min(1, gate/0.2)"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmt.config import ConfigError, option
+from nmt.limits import MAX_HEADS, MAX_WIDTH
 from nmt.models.attention import mask_scores
 from nmt.models.dropout import Dropout
 from nmt.models.heads import head_dim, merge_heads, split_heads
@@ -32,8 +33,10 @@ NO_ENCODER = "the layer is built in decoders that read an encoder"
 class CompressedOptions:
     """Options of ``compressed`` (layer)."""
 
-    num_heads: int | None = option(None, "heads; default: the stack's num_heads", minimum=1)
-    value_dim: int | None = option(None, "width of all heads' values; default: the stack's ffn_dim", minimum=1)
+    num_heads: int | None = option(None, "heads; default: the stack's num_heads", minimum=1, maximum=MAX_HEADS)
+    value_dim: int | None = option(
+        None, "width of all heads' values; default: the stack's ffn_dim", minimum=1, maximum=MAX_WIDTH
+    )
     input_dropout: bool = option(False, "dropout on the input of the feed-forward part too, at the rate of residuals")
     bias: bool = option(True, "biases in the projections")
 

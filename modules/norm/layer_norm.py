@@ -14,7 +14,7 @@ from nmt.registry import register
 class LayerNormOptions:
     """Options of ``layer_norm`` (norm)."""
 
-    eps: float = option(1e-5, "added to the variance", above=0)
+    eps: float = option(1e-5, "added to the variance", minimum=1e-30, maximum=1)
 
 
 @register("norm", "layer_norm", options=LayerNormOptions, paper="Ba et al. 2016, arXiv:1607.06450")

@@ -14,7 +14,7 @@ from nmt.registry import register
 class RMSNormOptions:
     """Options of ``rms_norm`` (norm)."""
 
-    eps: float = option(1e-6, "added to the mean square", above=0)
+    eps: float = option(1e-6, "added to the mean square", minimum=1e-30, maximum=1)
 
 
 @register("norm", "rms_norm", options=RMSNormOptions, paper="Zhang and Sennrich 2019, arXiv:1910.07467")

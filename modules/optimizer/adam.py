@@ -16,11 +16,11 @@ from nmt.registry import register
 class AdamOptions:
     """Options of ``adam`` (optimizer)."""
 
-    lr: float = option(5e-4, "peak learning rate", above=0)
+    lr: float = option(5e-4, "peak learning rate", above=0, maximum=10)
     beta1: float = option(0.9, "decay of the mean of gradients", minimum=0, below=1)
     beta2: float = option(0.98, "decay of the mean of squared gradients", minimum=0, below=1)
-    eps: float = option(1e-9, "added to the root of the mean square", above=0)
-    weight_decay: float = option(0.0, "added to the gradient as an L2 penalty", minimum=0)
+    eps: float = option(1e-9, "added to the root of the mean square", minimum=1e-30, maximum=1)
+    weight_decay: float = option(0.0, "added to the gradient as an L2 penalty", minimum=0, maximum=10)
 
 
 @register("optimizer", "adam", options=AdamOptions, paper="Kingma and Ba 2015, arXiv:1412.6980")

@@ -18,7 +18,7 @@ from .adam import AdamOptions
 class AdamWOptions(AdamOptions):
     """Options of ``adamw`` (optimizer)."""
 
-    weight_decay: float = option(0.01, "decoupled decay, times the learning rate; matrices only", minimum=0)
+    weight_decay: float = option(0.01, "decoupled decay, times the learning rate; matrices only", minimum=0, maximum=10)
 
 
 @register("optimizer", "adamw", options=AdamWOptions, paper="Loshchilov and Hutter 2019, arXiv:1711.05101")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, option
+from nmt.limits import MAX_VOCABULARY, MAX_WIDTH
 from nmt.models.bands import Bands, FrequencyOrder
 from nmt.models.cross_entropy import chunked_cross_entropy
 from nmt.models.dropout import Dropout
@@ -33,8 +34,12 @@ class AdaptiveOutputOptions:
         None,
         "frequency ranks at which the tails begin, ascending; [] = no tail, the plain softmax; "
         "null = a twelfth (8 at least) and a third of the vocabulary",
+        minimum=1,
+        maximum=MAX_VOCABULARY,
     )
-    div_value: float = option(4.0, "a tail is narrower than what comes before it by this factor", minimum=1)
+    div_value: float = option(
+        4.0, "a tail is narrower than what comes before it by this factor", minimum=1, maximum=MAX_WIDTH
+    )
     head_bias: bool = option(False, "a bias per word and cluster of the head")
     tail_dropout: float = option(0.0, "of the narrow states of the tails", minimum=0, below=1)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nmt.compression.interfaces import Pruned, Pruner, Validate
 from nmt.config import ConfigError, option, suggest
+from nmt.limits import MAX_COUNT, MAX_LAYERS
 from nmt.models.interfaces import Stack
 from nmt.registry import find, register
 from nmt.training.checkpoint import Loaded
@@ -36,13 +37,21 @@ Kept: TypeAlias = dict[str, list[int]]
 class LayersOptions:
     """Options of ``layers`` (pruner)."""
 
-    encoder: Any = option("every_other", "layers to keep: a list of numbers from 0, all, every_other or search")
-    decoder: Any = option("every_other", "the same for the decoder")
+    encoder: Any = option(
+        "every_other",
+        "layers to keep: a list of numbers from 0, all, every_other or search",
+        minimum=0,
+        maximum=MAX_LAYERS,
+    )
+    decoder: Any = option("every_other", "the same for the decoder", minimum=0, maximum=MAX_LAYERS)
     rate: float = option(0.5, "every_other: share to drop; every floor(1 / rate)-th layer goes", above=0, maximum=0.5)
-    encoder_layers: int | None = option(None, "search: how many encoder layers to keep", minimum=1)
-    decoder_layers: int | None = option(None, "search: how many decoder layers to keep", minimum=1)
+    encoder_layers: int | None = option(None, "search: how many encoder layers to keep", minimum=1, maximum=MAX_LAYERS)
+    decoder_layers: int | None = option(None, "search: how many decoder layers to keep", minimum=1, maximum=MAX_LAYERS)
     max_trials: int = option(
-        200, "search: most models to compare; all subsets where they are fewer, else layers go one by one", minimum=1
+        200,
+        "search: most models to compare; all subsets where they are fewer, else layers go one by one",
+        minimum=1,
+        maximum=MAX_COUNT,
     )
 
 

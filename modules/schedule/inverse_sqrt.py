@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nmt.config import option
+from nmt.limits import MAX_COUNT
 from nmt.registry import register
 from nmt.training.interfaces import Schedule
 
@@ -13,7 +14,7 @@ from nmt.training.interfaces import Schedule
 class InverseSqrtOptions:
     """Options of ``inverse_sqrt`` (schedule)."""
 
-    warmup_updates: int = option(4000, "updates until the peak", minimum=0)
+    warmup_updates: int = option(4000, "updates until the peak", minimum=0, maximum=MAX_COUNT)
 
 
 @register("schedule", "inverse_sqrt", options=InverseSqrtOptions, paper="Vaswani et al. 2017, arXiv:1706.03762")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nmt.config import ConfigError, option
+from nmt.limits import MAX_COUNT
 from nmt.registry import register
 from nmt.training.interfaces import Schedule
 
@@ -13,7 +14,7 @@ from nmt.training.interfaces import Schedule
 class LinearOptions:
     """Options of ``linear`` (schedule)."""
 
-    warmup_updates: int = option(1000, "updates until the peak", minimum=0)
+    warmup_updates: int = option(1000, "updates until the peak", minimum=0, maximum=MAX_COUNT)
     final_factor: float = option(0.0, "share of the peak that is left at the end", minimum=0, maximum=1)
 
 

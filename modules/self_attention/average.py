@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.config import option
+from nmt.limits import MAX_WIDTH
 from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import ForwardPass, LayerContext, SelfAttention
 from nmt.models.masks import SelfMask
@@ -32,7 +33,7 @@ class AverageOptions:
 
     gate: bool = option(True, "weigh the input and the average of the past with learned gates")
     ffn: bool = option(True, "a feed-forward network over the average")
-    ffn_dim: int | None = option(None, "its inner width; default: the stack's ffn_dim", minimum=1)
+    ffn_dim: int | None = option(None, "its inner width; default: the stack's ffn_dim", minimum=1, maximum=MAX_WIDTH)
     average_input: AverageInput = option(
         AverageInput.normed, "normed: the sub-layer's input; raw: the residual stream, normalised only before the ffn"
     )

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nmt.config import option
+from nmt.limits import MAX_LAYERS
 from nmt.models.attention import attention_weights, weighted_sum
 from nmt.models.dropout import Dropout
 from nmt.models.heads import merge_heads, split_heads
@@ -30,7 +31,10 @@ class SharedOptions(MultiheadOptions):
     """Options of ``shared`` (self attention)."""
 
     policy: list[int] | None = option(
-        None, "layers in each block, from the bottom, such as [2, 4]; default: one block of all layers", minimum=1
+        None,
+        "layers in each block, from the bottom, such as [2, 4]; default: one block of all layers",
+        minimum=1,
+        maximum=MAX_LAYERS,
     )
 
 

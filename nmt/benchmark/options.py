@@ -9,6 +9,7 @@ from typing import Any
 from nmt.config import ConfigError, Texts, option, suggest
 from nmt.device import Device
 from nmt.generation.options import Precision
+from nmt.limits import MAX_BEAM, MAX_COUNT, MAX_LENGTH, MAX_LENGTH_PENALTY, MAX_THREADS
 
 OWN = "nmt"
 PEERS: dict[str, dict[str, str]] = {
@@ -29,8 +30,8 @@ PEERS: dict[str, dict[str, str]] = {
 class BenchSearchOptions:
     """``search.*``: what all toolkits have in common."""
 
-    beam: Any = option()
-    length_penalty: float = option()
+    beam: Any = option(minimum=1, maximum=MAX_BEAM)
+    length_penalty: float = option(minimum=-MAX_LENGTH_PENALTY, maximum=MAX_LENGTH_PENALTY)
 
 
 @dataclass
@@ -43,13 +44,13 @@ class BenchOptions:
     out: str = option()
     precision: Texts = option()
     peers: list[str] = option()
-    batch: Any = option()
-    lines: int | None = option(minimum=1)
-    repeats: int = option(minimum=1)
-    forced_length: int | None = option(minimum=1)
+    batch: Any = option(minimum=1, maximum=MAX_COUNT)
+    lines: int | None = option(minimum=1, maximum=MAX_COUNT)
+    repeats: int = option(minimum=1, maximum=MAX_COUNT)
+    forced_length: int | None = option(minimum=1, maximum=MAX_LENGTH)
     profile: bool = option()
     device: Device = option()
-    threads: int | None = option(minimum=1)
+    threads: int | None = option(minimum=1, maximum=MAX_THREADS)
     plugins: list[str] = option()
     search: BenchSearchOptions = field(default_factory=BenchSearchOptions)
 

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from nmt.commands.app import run_app
 from nmt.config import Texts, option
+from nmt.limits import MAX_COUNT
 
 
 @dataclass
@@ -15,7 +16,7 @@ class AverageOptions:
     """The configuration of ``nmt-average``."""
 
     checkpoint: Texts = option()
-    last: int | None = option(minimum=1)
+    last: int | None = option(minimum=1, maximum=MAX_COUNT)
     out: str = option()
 
 

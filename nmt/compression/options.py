@@ -7,14 +7,15 @@ from typing import Any
 
 from nmt.config import option
 from nmt.device import Device
+from nmt.limits import MAX_COUNT, MAX_THREADS
 
 
 @dataclass
 class PruneBatchOptions:
     """``batch.*``."""
 
-    max_tokens: int = option(minimum=1)
-    max_sentences: int | None = option(minimum=1)
+    max_tokens: int = option(minimum=1, maximum=MAX_COUNT)
+    max_sentences: int | None = option(minimum=1, maximum=MAX_COUNT)
 
 
 @dataclass
@@ -27,6 +28,6 @@ class PruneOptions:
     corpus: str | None = option()
     split: str = option()
     device: Device = option()
-    threads: int | None = option(minimum=1)
+    threads: int | None = option(minimum=1, maximum=MAX_THREADS)
     plugins: list[str] = option()
     batch: PruneBatchOptions = field(default_factory=PruneBatchOptions)

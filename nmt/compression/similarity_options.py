@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from nmt.config import option
 from nmt.device import Device
 from nmt.generation.options import GenerationBatchOptions
+from nmt.limits import MAX_COUNT
 
 
 @dataclass
@@ -16,7 +17,7 @@ class SimilarityOptions:
     checkpoint: str = option()
     corpus: str = option()
     split: str = option()
-    max_sentences: int | None = option(minimum=1)
+    max_sentences: int | None = option(minimum=1, maximum=MAX_COUNT)
     out: str = option()
     theta_self: float = option(minimum=0, maximum=1)
     theta_cross: float = option(minimum=0, maximum=1)

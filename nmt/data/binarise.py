@@ -13,6 +13,7 @@ import numpy as np
 
 from nmt.config import option
 from nmt.data.arrays import SIDES, IntArray, dtype_of
+from nmt.limits import MAX_LENGTH
 from nmt.text.vocabulary import VocabularyPair
 
 CHUNK_LINES = 2000
@@ -29,9 +30,9 @@ class CleanOptions:
         max_ratio: largest ratio of the longer to the shorter side in tokens; None for no limit.
     """
 
-    min_length: int = option(minimum=1)
-    max_length: int | None = option(minimum=1)
-    max_ratio: float | None = option(minimum=1)
+    min_length: int = option(minimum=1, maximum=MAX_LENGTH)
+    max_length: int | None = option(minimum=1, maximum=MAX_LENGTH)
+    max_ratio: float | None = option(minimum=1, maximum=MAX_LENGTH)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nmt.config import option
+from nmt.limits import MAX_COUNT, MAX_LENGTH, MAX_PROCESSES
 
 
 @dataclass
@@ -18,10 +19,10 @@ class BatchOptions:
         workers: processes that prepare batches ahead; 0 prepares them in the training process.
     """
 
-    max_tokens: int = option(minimum=1)
-    max_sentences: int | None = option(minimum=1)
-    max_length: int | None = option(minimum=1)
-    workers: int = option(minimum=0)
+    max_tokens: int = option(minimum=1, maximum=MAX_COUNT)
+    max_sentences: int | None = option(minimum=1, maximum=MAX_COUNT)
+    max_length: int | None = option(minimum=1, maximum=MAX_LENGTH)
+    workers: int = option(minimum=0, maximum=MAX_PROCESSES)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from nmt.data.manifest import FORMAT, MANIFEST, SPLIT_NAME, VERSION, Manifest, S
 from nmt.data.reader import MonolingualText, ParallelText, TextFile, find_text
 from nmt.data.writer import SplitWriter
 from nmt.files import temporary_name
+from nmt.limits import MAX_COUNT, MAX_PROCESSES, MAX_VOCABULARY
 from nmt.text.subword import Normalisation, VocabularyTraining, VocabularyType, train_vocabulary
 from nmt.text.vocabulary import UNK, Vocabulary, VocabularyPair
 
@@ -45,15 +46,15 @@ class PreprocessOptions:
     out: str = option()
     overwrite: bool = option()
     vocabulary: str | None = option()
-    vocab_size: int = option(minimum=5)
+    vocab_size: int = option(minimum=5, maximum=MAX_VOCABULARY)
     vocab_type: VocabularyType = option()
     joint: bool = option()
     character_coverage: float = option(minimum=0.98, maximum=1)  # what sentencepiece takes
     byte_fallback: bool = option()
     normalisation: Normalisation = option()
-    vocab_sentences: int = option(minimum=1)
+    vocab_sentences: int = option(minimum=1, maximum=MAX_COUNT)
     max_unknown_rate: float | None = option(minimum=0, maximum=1)
-    workers: int = option(minimum=1)
+    workers: int = option(minimum=1, maximum=MAX_PROCESSES)
     clean: CleanOptions = field(default_factory=CleanOptions)
 
 

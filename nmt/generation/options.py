@@ -8,6 +8,7 @@ from enum import Enum
 
 from nmt.config import ConfigError, Texts, option
 from nmt.device import Device
+from nmt.limits import MAX_THREADS
 
 
 class Sampling(Enum):
@@ -115,7 +116,7 @@ class GenerateOptions:
     buffer: int = option(minimum=1)
     device: Device = option()
     precision: Precision = option()
-    threads: int | None = option(minimum=1)
+    threads: int | None = option(minimum=1, maximum=MAX_THREADS)
     plugins: list[str] = option()
     search: SearchOptions = field(default_factory=SearchOptions)
     batch: GenerationBatchOptions = field(default_factory=GenerationBatchOptions)

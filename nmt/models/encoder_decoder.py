@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, option, parse_options
+from nmt.limits import MAX_HEADS, MAX_LAYERS, MAX_WIDTH
 from nmt.models.interfaces import (
     Decoder,
     Embedding,
@@ -35,10 +36,10 @@ T = TypeVar("T", bound="DecoderOnlyOptions")
 class StackOptions:
     """Dimensions that a stack shares, and the components in its slots (each ``name`` and that component's options)."""
 
-    layers: int = option(help="number of layers", minimum=0)
-    embed_dim: int = option(help="width of the residual stream", minimum=1)
-    ffn_dim: int = option(help="inner width of the feed-forward sub-layer", minimum=1)
-    num_heads: int = option(help="attention heads", minimum=1)
+    layers: int = option(help="number of layers", minimum=0, maximum=MAX_LAYERS)
+    embed_dim: int = option(help="width of the residual stream", minimum=1, maximum=MAX_WIDTH)
+    ffn_dim: int = option(help="inner width of the feed-forward sub-layer", minimum=1, maximum=MAX_WIDTH)
+    num_heads: int = option(help="attention heads", minimum=1, maximum=MAX_HEADS)
     self_attention: Any = option(help="slot")
     feed_forward: Any = option(help="slot")
     layer: Any = option(help="slot")

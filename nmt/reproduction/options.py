@@ -10,6 +10,7 @@ from typing import Any
 
 from nmt.config import ConfigError, option, suggest
 from nmt.device import Device
+from nmt.limits import MAX_BEAM, MAX_COUNT, MAX_LENGTH, MAX_LENGTH_PENALTY, MAX_PROCESSES, MAX_SEED, MAX_THREADS
 
 
 class Scale(Enum):
@@ -60,7 +61,9 @@ class VariantOptions:
     choices: dict[str, dict[str, list[str]]] = option(
         {}, "by scale: named settings, further options each, of which the validation set chooses one"
     )
-    paper: dict[str, float] = option({}, "the paper's figures of this model, by name")
+    paper: dict[str, float] = option(
+        {}, "the paper's figures of this model, by name", minimum=-MAX_COUNT, maximum=MAX_COUNT
+    )
     derive: DeriveOptions | None = option(None, "made from another variant instead of trained")
 
 
@@ -71,23 +74,29 @@ class ExpectationOptions:
     metric: Measure = option(help="bleu (difference); ppl, speed, update_seconds, parameters, bytes (ratios)")
     variant: str = option(help="which")
     against: str | None = option(None, "beside which; default: the baseline")
-    at_least: float | None = option(None, "smallest difference or ratio")
-    at_most: float | None = option(None, "largest difference or ratio")
-    beam: int | None = option(None, "of bleu and speed; default: the first of the benchmark")
-    batch: int | None = option(None, "of bleu and speed; default: the first of the benchmark")
+    at_least: float | None = option(None, "smallest difference or ratio", minimum=-MAX_COUNT, maximum=MAX_COUNT)
+    at_most: float | None = option(None, "largest difference or ratio", minimum=-MAX_COUNT, maximum=MAX_COUNT)
+    beam: int | None = option(
+        None, "of bleu and speed; default: the first of the benchmark", minimum=1, maximum=MAX_BEAM
+    )
+    batch: int | None = option(
+        None, "of bleu and speed; default: the first of the benchmark", minimum=1, maximum=MAX_COUNT
+    )
 
 
 @dataclass
 class RecipeBenchOptions:
     """How the models are measured, as by ``nmt-bench``."""
 
-    beams: list[int] = option([5], "beams", minimum=1)
-    batches: list[int] = option([1, 32], "sentences translated together", minimum=1)
+    beams: list[int] = option([5], "beams", minimum=1, maximum=MAX_BEAM)
+    batches: list[int] = option([1, 32], "sentences translated together", minimum=1, maximum=MAX_COUNT)
     precision: str = option("fp32", "fp32 or bf16")
-    length_penalty: float = option(1.0, "of the search")
-    forced_length: int | None = option(None, "speed is measured with exactly this many tokens a line", minimum=1)
-    lines: int | None = option(200, "lines that speed is measured on; null = all", minimum=1)
-    repeats: int = option(3, "timed passes", minimum=1)
+    length_penalty: float = option(1.0, "of the search", minimum=-MAX_LENGTH_PENALTY, maximum=MAX_LENGTH_PENALTY)
+    forced_length: int | None = option(
+        None, "speed is measured with exactly this many tokens a line", minimum=1, maximum=MAX_LENGTH
+    )
+    lines: int | None = option(200, "lines that speed is measured on; null = all", minimum=1, maximum=MAX_COUNT)
+    repeats: int = option(3, "timed passes", minimum=1, maximum=MAX_COUNT)
 
 
 @dataclass
@@ -101,7 +110,9 @@ class RecipeOptions:
     note: str = option("", "what to know when reading the report")
     metric: RecipeMetric = option(RecipeMetric.bleu, "bleu (translation) or ppl")
     baseline: str = option(help="the variant that the others are compared with")
-    seeds: list[int] | None = option(None, "one training each; default: 1, 2 and 3 at tiny, else 1", minimum=0)
+    seeds: list[int] | None = option(
+        None, "one training each; default: 1, 2 and 3 at tiny, else 1", minimum=0, maximum=MAX_SEED
+    )
     overrides: list[str] = option([], "options of all trainings")
     scales: dict[str, list[str]] = option({}, "further ones, by scale")
     variants: dict[str, VariantOptions] = option({}, "models by name")
@@ -189,12 +200,12 @@ class ReproduceOptions:
     scale: Scale = option()
     out: str = option()
     runs: str | None = option()
-    seeds: list[int] | None = option(minimum=0)
-    jobs: int = option(minimum=1)
+    seeds: list[int] | None = option(minimum=0, maximum=MAX_SEED)
+    jobs: int = option(minimum=1, maximum=MAX_PROCESSES)
     train_overrides: list[str] = option()
     plan: bool = option()
     device: Device = option()
-    threads: int | None = option(minimum=1)
+    threads: int | None = option(minimum=1, maximum=MAX_THREADS)
     plugins: list[str] = option()
     scales: dict[str, list[str]] = option()
     recipe: RecipeOptions = field(default_factory=RecipeOptions)

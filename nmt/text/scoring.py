@@ -16,6 +16,7 @@ import numpy as np
 
 from nmt.config import ConfigError, DataError, Texts, option, suggest
 from nmt.data.reader import TextFile
+from nmt.limits import MAX_SEED
 from nmt.text.significance import compare_statistics, holm
 from nmt.text.writer import open_output
 
@@ -41,7 +42,7 @@ class ScoreOptions:
     metrics: list[str] = option()
     tokenize: str = option()
     samples: int = option(minimum=1, maximum=1_000_000)
-    seed: int = option(minimum=1)
+    seed: int = option(minimum=1, maximum=MAX_SEED)
     format: ScoreFormat = option()
     output: str = option()
 

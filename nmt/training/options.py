@@ -9,6 +9,7 @@ from typing import Any
 from nmt.config import Texts, option
 from nmt.data.options import BatchOptions, SubwordOptions
 from nmt.device import Device
+from nmt.limits import MAX_BEAM, MAX_COUNT, MAX_SEED, MAX_THREADS, MAX_WEIGHT
 
 
 class Precision(Enum):
@@ -39,38 +40,38 @@ class Metric(Enum):
 class LoopOptions:
     """``train.*``."""
 
-    max_updates: int | None = option(minimum=1)
-    max_epochs: int | None = option(minimum=1)
-    accumulate: int = option(minimum=1)
+    max_updates: int | None = option(minimum=1, maximum=MAX_COUNT)
+    max_epochs: int | None = option(minimum=1, maximum=MAX_COUNT)
+    accumulate: int = option(minimum=1, maximum=MAX_COUNT)
     parallel: Parallel = option()
-    clip_norm: float = option(minimum=0)
-    patience: int | None = option(minimum=1)
+    clip_norm: float = option(minimum=0, maximum=MAX_WEIGHT)
+    patience: int | None = option(minimum=1, maximum=MAX_COUNT)
     precision: Precision = option()
     ema: float = option(minimum=0, below=1)
     log_every: int = option(minimum=1, maximum=10)
-    max_skipped: int = option(minimum=0)
+    max_skipped: int = option(minimum=0, maximum=MAX_COUNT)
 
 
 @dataclass
 class ValidateOptions:
     """``validate.*``."""
 
-    every: int | None = option(minimum=1)
+    every: int | None = option(minimum=1, maximum=MAX_COUNT)
     metric: Metric | None = option()
     translate: bool = option()
-    beam: int = option(minimum=1)
-    max_tokens: int = option(minimum=1)
-    max_sentences: int | None = option(minimum=1)
+    beam: int = option(minimum=1, maximum=MAX_BEAM)
+    max_tokens: int = option(minimum=1, maximum=MAX_COUNT)
+    max_sentences: int | None = option(minimum=1, maximum=MAX_COUNT)
 
 
 @dataclass
 class CheckpointOptions:
     """``checkpoints.*``."""
 
-    every: int | None = option(minimum=1)
-    keep_last: int = option(minimum=1)
-    keep_best: int = option(minimum=1)
-    average: int = option(minimum=0)
+    every: int | None = option(minimum=1, maximum=MAX_COUNT)
+    keep_last: int = option(minimum=1, maximum=MAX_COUNT)
+    keep_best: int = option(minimum=1, maximum=MAX_COUNT)
+    average: int = option(minimum=0, maximum=MAX_COUNT)
 
 
 @dataclass
@@ -78,7 +79,7 @@ class TrainOptions:
     """The whole configuration of a training run; components' nodes stay plain until they are built."""
 
     corpus: Texts = option()
-    mix: list[float] | None = option(above=0)
+    mix: list[float] | None = option(above=0, maximum=MAX_WEIGHT)
     run: str = option()
     init_from: str | None = option()
     task: Any = option()
@@ -87,9 +88,9 @@ class TrainOptions:
     optimizer: Any = option()
     schedule: Any = option()
     plugins: list[str] = option()
-    seed: int = option(minimum=0)
+    seed: int = option(minimum=0, maximum=MAX_SEED)
     device: Device = option()
-    threads: int | None = option(minimum=1)
+    threads: int | None = option(minimum=1, maximum=MAX_THREADS)
     compile: bool = option()
     train: LoopOptions = field(default_factory=LoopOptions)
     batch: BatchOptions = field(default_factory=BatchOptions)

@@ -22,7 +22,7 @@ LAYERS = [
     ["models"],
     ["data", "text"],
     ["kernels"],
-    ["registry", "untrusted", "files", "ranks", "config", "overrides", "device", "provenance"],
+    ["registry", "untrusted", "files", "ranks", "config", "overrides", "limits", "device", "provenance"],
 ]
 """A part of ``nmt`` imports from its own line or from lines below."""
 RANK = {part: line for line, parts in enumerate(LAYERS) for part in parts}
