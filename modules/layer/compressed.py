@@ -34,7 +34,9 @@ class CompressedOptions:
 
     num_heads: int | None = option(None, "heads; default: the stack's num_heads", minimum=1)
     value_dim: int | None = option(None, "width of all heads' values; default: the stack's ffn_dim", minimum=1)
-    input_dropout: bool = option(False, "dropout on the input of the feed-forward part too, at the rate of residuals")
+    input_dropout: bool = option(
+        False, "dropout on the input of the feed-forward part too, at the rate of residuals", training_only=True
+    )
     bias: bool = option(True, "biases in the projections")
 
 
