@@ -68,7 +68,7 @@ def make(*choices: Choice, **options: float) -> EncoderDecoder:
         parent, _, last = KEYS[slot].rpartition(".")
         (node[parent] if parent else node)[last] = CHOICES[slot][name]
     node.update(options)
-    torch.default_generator.manual_seed(1)
+    torch.manual_seed(1)
     return build_model(node, source_size=25, target_size=25, joint=True)
 
 

@@ -49,7 +49,7 @@ def loss_of(model: nn.Module, criterion: nn.Module, batch: Batch) -> Callable[[]
     """The loss in training, with the same random numbers each time: what routers draw."""
 
     def loss() -> Tensor:
-        torch.default_generator.manual_seed(5)
+        torch.manual_seed(5)
         return criterion(model, batch).loss
 
     model.train()

@@ -33,7 +33,7 @@ def criterion() -> nn.Module:
 
 
 def loss(model: EncoderDecoder, batch: Batch, seed: int = 0) -> float:
-    torch.default_generator.manual_seed(seed)
+    torch.manual_seed(seed)
     with torch.no_grad():
         return float(criterion()(model, batch).loss)
 
