@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
+from functools import cache
 from importlib import import_module, resources
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -83,6 +84,7 @@ def option(
     maximum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    training_only: bool = False,
 ) -> Any:
     """A dataclass field with a meaning and a range.
 
@@ -93,8 +95,10 @@ def option(
         maximum: largest valid value.
         above: valid values are strictly greater.
         below: valid values are strictly smaller.
+        training_only: evaluation is the same whatever the value, as with every kind of dropout; tests hold it to that.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "below": below}
+    limits = {"minimum": minimum, "maximum": maximum, "above": above, "below": below}
+    metadata = {"help": help, "training_only": training_only, **limits}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -114,7 +118,7 @@ def parse_options(schema: type[T], node: Mapping[str, Any] | DictConfig, *, key:
     prefix = f"{key}." if key else ""
     _check_kinds(schema, node, key)
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema), node)
+        typed = OmegaConf.merge(_structured(schema), node)  # a copy
         result = OmegaConf.to_object(typed)
     except (ConfigKeyError, ConfigAttributeError) as error:
         name = str(error.full_key or error.key)
@@ -131,6 +135,12 @@ def parse_options(schema: type[T], node: Mapping[str, Any] | DictConfig, *, key:
         where = ".".join(part for part in (key, error.full_key) if part)
         raise ConfigError(f"{where or 'configuration'}: {_first_line(error)}") from error
     return _check_values(result, {}, key)  # type: ignore[no-any-return]
+
+
+@cache
+def _structured(schema: type) -> DictConfig:
+    """A dataclass as OmegaConf sees it; to make it takes longer than to check a node against it."""
+    return OmegaConf.structured(schema)
 
 
 def _check_kinds(hint: Any, value: Any, key: str) -> None:

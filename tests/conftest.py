@@ -15,10 +15,12 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
-from nmt.config import ConfigError, DataError, compose, parse_options
+from nmt.config import ConfigError, DataError, command_groups, compose, parse_options, reset_switched, to_hydra
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
 from nmt.models.encoder_decoder import EncoderDecoder, build_model
 from nmt.registry import discover
@@ -84,10 +86,35 @@ SHORT_TRAINING = [
 ]
 
 
+_groups = cache(command_groups)
+
+
+@cache
+def _presets(command: str, chosen: tuple[str, ...]) -> DictConfig:
+    return compose(command, chosen)
+
+
+def composed(command: str, overrides: Sequence[str]) -> DictConfig:
+    """What ``compose`` returns, many times as fast: the files of a choice of presets are read once."""
+    groups = _groups(command)
+    rewritten = [to_hydra(text, groups=groups) for text in overrides]
+    values = [text for text in rewritten if text.startswith("++")]
+    config = copy.deepcopy(_presets(command, tuple(text for text in rewritten if text not in values)))
+    for given in OverridesParser.create().parse_overrides(values):
+        OmegaConf.update(config, given.key_or_group, given.value(), merge=True, force_add=True)
+    return reset_switched(config, rewritten)
+
+
+@pytest.fixture(scope="session", name="composed")
+def _composed() -> Callable[..., DictConfig]:
+    """``composed("train", [*overrides])``: as ``nmt.config.compose``, only faster."""
+    return composed
+
+
 @cache
 def model_node(overrides: tuple[str, ...]) -> Any:
     """The node ``model`` of a small model; composing takes longer than building."""
-    return compose("train", [*SMALL_MODEL, *overrides]).model
+    return composed("train", [*SMALL_MODEL, *overrides]).model
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +154,8 @@ def make_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpora:
                 (folder / f"{name}.{language}").write_text(text, encoding="utf-8")
         texts = {name: str(folder / name) for name in ("train", "valid", "test")}
         values = {"source": "in", "target": "out", "vocab_size": 25, "out": str(folder / "corpus"), **texts, **options}
-        prepare_corpus(parse_options(PreprocessOptions, compose("preprocess", [f"{k}={v}" for k, v in values.items()])))
+        given = composed("preprocess", [f"{key}={value}" for key, value in values.items()])
+        prepare_corpus(parse_options(PreprocessOptions, given))
         return folder / "corpus"
 
     return make
@@ -144,7 +172,7 @@ def make_trainer(digits: Path) -> Train:
     """``make_trainer(*overrides)``: a trainer of a small model on the digits."""
 
     def make(*overrides: str) -> Trainer:
-        config = compose("train", [*SHORT_TRAINING, f"corpus={digits}", *overrides])
+        config = composed("train", [*SHORT_TRAINING, f"corpus={digits}", *overrides])
         return Trainer(parse_options(TrainOptions, config), config)
 
     return make

@@ -77,7 +77,8 @@ class SharedCrossAttention(MultiheadCrossAttention):
         self.takes_raw = self.follows  # it has no query that would have to be normalised
         self.shares_weights = options.share is Share.weights
         self.shares_output = options.share is Share.context and options.context_point is ContextPoint.post_out
-        self.drop_weights = Dropout(context.attention_dropout)
+        if self.shares_weights and (self.leads or self.follows):
+            self.drop_weights = Dropout(context.attention_dropout)
         if not self.follows:
             super()._make_projections(options, context)
             return

@@ -59,7 +59,11 @@ class MixtureOptions:
     activation: Activation = option(Activation.relu, "relu, gelu, silu, or gated: glu, reglu, geglu, swiglu")
     bias: bool = option(True, "biases in the projections")
     expert_dropout: float | None = option(
-        None, "after the activation in the experts; default: model.activation_dropout", minimum=0, below=1
+        None,
+        "after the activation in the experts; default: model.activation_dropout",
+        minimum=0,
+        below=1,
+        training_only=True,
     )
     router: RouterKind = option(
         RouterKind.switch, "switch: gate = probability; gshard: gates sum to 1; noisy_topk: softmax of noisy logits"
@@ -76,6 +80,7 @@ class MixtureOptions:
         "residual alone carries it; null = no limit",
         above=0,
         maximum=MAX_EXPERTS,
+        training_only=True,
     )
     capacity_factor_eval: float | None = option(
         None,
@@ -84,16 +89,32 @@ class MixtureOptions:
         maximum=MAX_EXPERTS,
     )
     w_importance: float = option(
-        0.01, "noisy_topk: weight of the loss that evens out the summed gates", minimum=0, maximum=MAX_WEIGHT
+        0.01,
+        "noisy_topk: weight of the loss that evens out the summed gates",
+        minimum=0,
+        maximum=MAX_WEIGHT,
+        training_only=True,
     )
     w_load: float = option(
-        0.01, "noisy_topk: weight of the loss that evens out the expected load", minimum=0, maximum=MAX_WEIGHT
+        0.01,
+        "noisy_topk: weight of the loss that evens out the expected load",
+        minimum=0,
+        maximum=MAX_WEIGHT,
+        training_only=True,
     )
-    aux: float = option(0.01, "switch and gshard: weight of the balance loss", minimum=0, maximum=MAX_WEIGHT)
-    noise_floor: float = option(0.01, "noisy_topk: least standard deviation of the noise", minimum=1e-6, maximum=100)
-    jitter: float = option(0.01, "switch: training scales router inputs by 1 +- jitter at most", minimum=0, below=1)
+    aux: float = option(
+        0.01, "switch and gshard: weight of the balance loss", minimum=0, maximum=MAX_WEIGHT, training_only=True
+    )
+    noise_floor: float = option(
+        0.01, "noisy_topk: least standard deviation of the noise", minimum=1e-6, maximum=100, training_only=True
+    )
+    jitter: float = option(
+        0.01, "switch: training scales router inputs by 1 +- jitter at most", minimum=0, below=1, training_only=True
+    )
     second_policy: SecondPolicy = option(
-        SecondPolicy.all, "gshard, beyond the first expert: all; random: in training with probability min(1, gate/0.2)"
+        SecondPolicy.all,
+        "gshard, beyond the first expert: all; random: in training with probability min(1, gate/0.2)",
+        training_only=True,
     )
 
 

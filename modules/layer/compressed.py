@@ -37,7 +37,9 @@ class CompressedOptions:
     value_dim: int | None = option(
         None, "width of all heads' values; default: the stack's ffn_dim", minimum=1, maximum=MAX_WIDTH
     )
-    input_dropout: bool = option(False, "dropout on the input of the feed-forward part too, at the rate of residuals")
+    input_dropout: bool = option(
+        False, "dropout on the input of the feed-forward part too, at the rate of residuals", training_only=True
+    )
     bias: bool = option(True, "biases in the projections")
 
 

@@ -41,7 +41,7 @@ class AdaptiveOutputOptions:
         4.0, "a tail is narrower than what comes before it by this factor", minimum=1, maximum=MAX_WIDTH
     )
     head_bias: bool = option(False, "a bias per word and cluster of the head")
-    tail_dropout: float = option(0.0, "of the narrow states of the tails", minimum=0, below=1)
+    tail_dropout: float = option(0.0, "of the narrow states of the tails", minimum=0, below=1, training_only=True)
 
 
 class _Tail(nn.Module):

@@ -46,7 +46,8 @@ class SharedSelfAttention(MultiheadSelfAttention):
         assert isinstance(options, SharedOptions)
         place = place_in_block(options.policy, context, "self_attention")
         self.leads, self.follows = place.leads, place.follows
-        self.drop_weights = Dropout(context.attention_dropout)
+        if self.leads or self.follows:
+            self.drop_weights = Dropout(context.attention_dropout)
         if not self.follows:
             super()._make_projections(options, context)
             return

@@ -22,7 +22,11 @@ class SequentialOptions:
     """Options of ``sequential`` (stack)."""
 
     layer_drop: float = option(
-        0.0, "probability that training skips a layer, drawn per layer and forward pass", minimum=0, maximum=1
+        0.0,
+        "probability that training skips a layer, drawn per layer and forward pass",
+        minimum=0,
+        maximum=1,
+        training_only=True,
     )
 
 

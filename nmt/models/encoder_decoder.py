@@ -68,9 +68,9 @@ class SharedOptions:
     embedding: Any = option(help="slot")
     norm: Any = option(help="slot")
     output: Any = option(help="slot")
-    dropout: float = option(help="of residual branches and embeddings", minimum=0, below=1)
-    attention_dropout: float = option(help="of attention weights", minimum=0, below=1)
-    activation_dropout: float = option(help="after the feed-forward activation", minimum=0, below=1)
+    dropout: float = option(help="of residual branches and embeddings", minimum=0, below=1, training_only=True)
+    attention_dropout: float = option(help="of attention weights", minimum=0, below=1, training_only=True)
+    activation_dropout: float = option(help="after the feed-forward activation", minimum=0, below=1, training_only=True)
 
 
 @dataclass

@@ -348,4 +348,7 @@ def _report(scores: list[Score], comparisons: list[Comparison], layout: ScoreFor
                 lines.append(f"{len(comparisons)} comparisons; p-values adjusted for that (Holm): {several}")
         return "".join(f"{line}\n" for line in lines)
     compared = [{**asdict(c), "p_holm": p} for c, p in zip(comparisons, adjusted)]
-    return json.dumps({"scores": [asdict(s) for s in scores], "comparisons": compared}, ensure_ascii=False, indent=2) + "\n"
+    return (
+        json.dumps({"scores": [asdict(s) for s in scores], "comparisons": compared}, ensure_ascii=False, indent=2)
+        + "\n"
+    )

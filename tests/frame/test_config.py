@@ -168,6 +168,20 @@ def test_another_decoder_keeps_the_dimensions() -> None:
     assert after == {**before, "name": "x"}
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["model=base", "schedule=cosine", "optimizer=adamw", "optimizer.lr=1e-3", "run=/tmp/a b", "mix=[1.0,0.5]"],
+        ["model.decoder.feed_forward={name: moe, k: 1}", "model.decoder.self_attention.name=ssru", "criterion=x"],
+        ["model.decoder.feed_forward.name=x", "optimizer.name=adam", "train.max_epochs=null", "plugins=[a.b,c]"],
+    ],
+)
+def test_fixtures_compose_as_commands_do(overrides: list[str], composed) -> None:
+    for _ in range(2):
+        assert composed("train", [*NEEDED, *overrides]) == compose("train", [*NEEDED, *overrides])
+
+
 def test_plugin_in_a_group_without_preset() -> None:
     assert compose("train", [*NEEDED, "criterion=x", "criterion.k=2"]).criterion == {"name": "x", "k": 2}
 

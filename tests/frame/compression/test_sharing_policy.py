@@ -67,6 +67,14 @@ def test_blocks_from_the_bottom(theta: float, expected: list[int]) -> None:
     assert greedy_policy(MATRIX, theta) == expected
 
 
+def test_a_block_as_similar_as_the_threshold_is_not_above_it() -> None:
+    """Powers of two, so that means are exact: two layers at 0.75, all three at 0.5."""
+    matrix = torch.tensor([[1.0, 0.75, 0.25], [0.75, 1.0, 0.5], [0.25, 0.5, 1.0]], dtype=torch.float64)
+    assert block_similarity(matrix, 0, 2) == 0.5
+    got = [greedy_policy(matrix, theta) for theta in (0.49, 0.5, 0.74, 0.75)]
+    assert got == [[3], [2, 1], [2, 1], [1, 1, 1]]
+
+
 def test_the_largest_block_is_taken_not_the_first_that_fits() -> None:
     """Layers 0 and 1 are less alike than all three are in the mean."""
     matrix = torch.tensor([[1.0, 0.5, 0.9], [0.5, 1.0, 0.9], [0.9, 0.9, 1.0]])

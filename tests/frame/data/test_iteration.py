@@ -254,6 +254,18 @@ def test_sampling_differs_between_epochs_and_seeds_but_repeats(corpus):
     assert pieces(2, 1) != first
 
 
+def test_segmentation_of_a_batch_depends_on_its_epoch_number_and_seed(corpus):
+    """The same pairs each time: in a whole epoch the plan alone would make a difference."""
+
+    def pieces(seed=1, epoch=1, number=0):
+        batch = batches_of(corpus, seed=seed, subword=SAMPLED).make(np.arange(40), epoch, number)
+        return batch.src_tokens.tolist(), batch.target.tolist()
+
+    assert pieces() == pieces()
+    others = [pieces(epoch=2), pieces(number=1), pieces(seed=2)]
+    assert all(side != other for found in others for side, other in zip(found, pieces()))
+
+
 def test_alpha_zero_is_the_usual_segmentation(corpus):
     assert all_same(batches_of(corpus, subword=SubwordOptions(0.0, -1)).epoch(1), batches_of(corpus).epoch(1))
 

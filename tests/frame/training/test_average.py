@@ -54,6 +54,16 @@ def test_whole_numbers_come_from_the_last_and_dtypes_stay(tmp_path: Path) -> Non
     assert got["half"].dtype == torch.float16
 
 
+def test_sums_are_in_float64(tmp_path: Path) -> None:
+    """2^24 + 1 is no float32: there two ones would be lost, and the mean of the three be rounded to 5592405.5."""
+    folders = [tmp_path / name for name in "abc"]
+    for folder, value in zip(folders, (2.0**24, 1.0, 1.0)):
+        folder.mkdir()
+        save_file({"weight": torch.tensor([value])}, folder / MODEL)
+    for order in (folders, folders[::-1]):
+        assert average_tensors(order)["weight"].tolist() == [(2**24 + 2) / 3]
+
+
 def test_refusals(run: Path, checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^last=9: .* has 3 numbered checkpoints \(checkpoints\.keep_last says"):
         average_checkpoints([str(run)], 9, str(tmp_path / "out"))

@@ -137,6 +137,28 @@ def test_saved_weights_are_the_moving_average(train, tmp_path: Path) -> None:
         assert not torch.equal(mine, raw)
 
 
+def test_moving_average_counts_its_updates_from_one(make_trainer, tmp_path: Path) -> None:
+    """Decays 2/11, 3/12, 4/13 after updates 1, 2, 3."""
+    trainer = make_trainer(f"run={tmp_path / 'run'}", "train.max_updates=3", "train.ema=0.9")
+    weights = [[p.detach().clone() for p in trainer.model.parameters()]]
+    update = trainer._update
+
+    def recorded(group: Any) -> Any:
+        result = update(group)
+        weights.append([p.detach().clone() for p in trainer.model.parameters()])
+        return result
+
+    trainer._update = recorded
+    trainer.fit()
+    expected = weights[0]
+    for n, raw in enumerate(weights[1:], start=1):
+        decay = (1 + n) / (10 + n)
+        expected = [decay * old + (1 - decay) * new for old, new in zip(expected, raw)]
+    assert n == 3
+    for mine, other in zip(trainer.learner.average.average, expected, strict=True):
+        assert_close(mine, other)
+
+
 def test_average_at_the_end_is_the_mean_of_the_newest(train, tmp_path: Path, read_metrics) -> None:
     folder = tmp_path / "run" / "checkpoints"
     train(f"run={tmp_path / 'run'}", "train.max_updates=9", "checkpoints.every=3", "checkpoints.average=2")
