@@ -20,7 +20,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from nmt.config import ConfigError, DataError, command_groups, compose, parse_options, reset_switched, to_hydra
+from nmt.config import (
+    ConfigError,
+    DataError,
+    command_groups,
+    command_schema,
+    compose,
+    parse_options,
+    reset_switched,
+    to_hydra,
+)
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
 from nmt.models.encoder_decoder import EncoderDecoder, build_model
 from nmt.registry import discover
@@ -97,7 +106,7 @@ def _presets(command: str, chosen: tuple[str, ...]) -> DictConfig:
 def composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """What ``compose`` returns, many times as fast: the files of a choice of presets are read once."""
     groups = _groups(command)
-    rewritten = [to_hydra(text, groups=groups) for text in overrides]
+    rewritten = [to_hydra(text, command_schema(command), groups=groups) for text in overrides]
     values = [text for text in rewritten if text.startswith("++")]
     config = copy.deepcopy(_presets(command, tuple(text for text in rewritten if text not in values)))
     for given in OverridesParser.create().parse_overrides(values):

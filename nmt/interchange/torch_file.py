@@ -182,7 +182,7 @@ class TorchFile:
             raise DataError(f"{self.path}: {name} is not a tensor that can be read") from error
         storage = self._storages.get(key, Member(0, -1))
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride)) if 0 not in shape else -1
-        fits = 0 <= storage.size and storage.first + storage.size <= self.bytes
+        fits = storage.size >= 0 and storage.first + storage.size <= self.bytes
         if not fits or numel * dtype.itemsize > storage.size or last >= numel:
             raise DataError(f"{self.path}: {name} does not fit its storage (the file is truncated or was changed)")
         stored = StoredTensor(tuple(shape), tuple(stride), offset, dtype, key, last)

@@ -185,7 +185,7 @@ def test_tensors_that_are_one_are_read_once(tmp_path: Path) -> None:
 def test_small_numbers_that_become_large_ones_are_refused(tmp_path: Path) -> None:
     """A storage of truth values under three names is twelve times as large in float32."""
     shared = torch.zeros(100_000, dtype=torch.bool)
-    torch.save({name: shared for name in "abc"}, tmp_path / "x.pt")
+    torch.save(dict.fromkeys("abc", shared), tmp_path / "x.pt")
     file = TorchFile(tmp_path / "x.pt")
     with pytest.raises(DataError, match="its tensors claim more than the file holds"):
         file.weights(file.value, "it")
