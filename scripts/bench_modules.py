@@ -201,29 +201,31 @@ def report(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Time and state of every component, a column for each batch."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from nmt.benchmark.figure import log_ticks, new_figure
 
     batches = sorted({row["batch"] for row in rows})
-    figure, axes = plt.subplots(2, len(batches), figsize=(5.5 * len(batches), 8), squeeze=False, sharex=True)
+    figure = new_figure(5.5 * len(batches) + 2.5, 8)
+    axes = figure.subplots(2, len(batches), squeeze=False, sharex=True)
     styles = dict(zip(SLOTS, ("-", ":", "-.", "--")))
     for column, batch in enumerate(batches):
         for line, (key, label) in enumerate([("step_microseconds", "µs a step"), ("state_bytes", "bytes of state")]):
             axis = axes[line][column]
-            for slot, name in dict.fromkeys((row["slot"], row["component"]) for row in rows):
+            for number, (slot, name) in enumerate(dict.fromkeys((row["slot"], row["component"]) for row in rows)):
                 own = [r for r in rows if (r["slot"], r["component"], r["batch"]) == (slot, name, batch)]
+                look: dict[str, Any] = {"linestyle": styles[slot], "color": f"C{number}", "marker": "o"}
                 if any(r[key] > 0 for r in own):
                     prefixes = [r["prefix"] for r in own]
-                    axis.plot(prefixes, [r[key] for r in own], styles[slot], marker="o", label=f"{slot} {name}")
+                    axis.plot(prefixes, [r[key] for r in own], label=f"{slot} {name}", **look)
             axis.set(xscale="log", yscale="log", ylabel=label, title=f"batch {batch}")
+            log_ticks(axis.yaxis)
+            axis.set_xticks(sorted({row["prefix"] for row in rows}), minor=False)
+            axis.set_xticks([], minor=True)
+            axis.set_xticklabels([f"{prefix:,}" for prefix in sorted({row["prefix"] for row in rows})])
             axis.grid(alpha=0.3)
         axes[1][column].set_xlabel("positions of the prefix")
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120, format="png")
-    plt.close(figure)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize="small")
+    figure.savefig(path, format="png")
 
 
 def main(arguments: list[str]) -> None:

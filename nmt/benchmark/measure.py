@@ -6,13 +6,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 import numpy as np
 
+from nmt.benchmark.kept import Kept, text_digest
 from nmt.benchmark.options import SystemSpec
-from nmt.benchmark.systems import Search
+from nmt.benchmark.systems import Search, Translations
 from nmt.benchmark.worker import Loaded, Settings, Timed, Worker
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,11 @@ class Cell:
     spec: SystemSpec
     search: Search
     batch: int
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its figures, as plain values: not where the model lies, but what it holds."""
+        system = {"system": self.spec.system, "precision": self.spec.precision, "digest": self.spec.digest}
+        return {**system, **asdict(self.search), "batch": self.batch}
 
 
 @dataclass(frozen=True)
@@ -113,12 +120,13 @@ def measure(
     *,
     repeats: int,
     quality: bool,
+    kept: Kept,
 ) -> dict[Cell, Measured]:
     """Measure all cells: quality and speed.
 
     All systems are open together and take turns: in every repeat each cell translates the sample once, systems of
     equal search and batch one after the other, so that whatever else the machine does hits all alike. The order turns
-    by one system a repeat.
+    by one system a repeat. A turn of such systems is kept as a whole: what is compared was measured together.
 
     Args:
         cells: what to measure.
@@ -127,33 +135,81 @@ def measure(
         settings: of all systems.
         repeats: timed passes.
         quality: translate the whole input, too.
+        kept: measurements of an earlier call that was stopped.
 
     Raises:
         ConfigError: a system cannot be opened: an option.
         DataError: a system cannot be opened: a file.
         SystemFailed: a system failed while it was measured.
     """
-    progress = Progress(len(cells) * (1 + repeats))
-    found = {cell: Measured() for cell in cells}
-    with _workers([cell.spec for cell in cells], settings) as workers:
-        for cell in cells:
-            warm_up = lines if quality else sample[: max(WARM_UP_LINES, cell.batch)]
-            timed = workers[cell.spec].translate(warm_up, cell.search, cell.batch)
-            found[cell].texts = timed.output.texts if quality else None
+    whole, timed = text_digest(list(lines)), text_digest(list(sample))
+    found, untranslated, turns = {cell: Measured() for cell in cells}, list[Cell](), list[Turn]()
+    for cell in cells if quality else []:
+        found[cell].texts = kept.get(kind="texts", lines=whole, **cell.identity())
+        if found[cell].texts is None:
+            untranslated.append(cell)
+    for repeat in range(repeats):
+        for group in _in_turn(cells, repeat):
+            what = {"kind": "pass", "repeat": repeat, "lines": timed, "cells": [cell.identity() for cell in group]}
+            before = kept.get(**what)
+            if before is None:
+                turns.append(Turn(group, what))
+            else:
+                _add(found, group, [_timed(value) for value in before])
+    wanted = [*untranslated, *(cell for turn in turns for cell in turn.cells)]
+    progress = Progress(len(wanted))
+    with _workers([cell.spec for cell in wanted], settings) as workers:
+        for cell in untranslated:
+            found[cell].texts = workers[cell.spec].translate(lines, cell.search, cell.batch).output.texts
+            kept.put(found[cell].texts, kind="texts", lines=whole, **cell.identity())
             progress.advance(cell.spec)
-        for repeat in range(repeats):
-            for cell in _in_turn(cells, repeat):
+        cold = {cell for turn in turns for cell in turn.cells} - set(untranslated)
+        for cell in (cell for cell in cells if cell in cold):
+            workers[cell.spec].translate(sample[: max(WARM_UP_LINES, cell.batch)], cell.search, cell.batch)
+        for turn in turns:
+            passes = []
+            for cell in turn.cells:
                 time.sleep(SETTLE_SECONDS)
                 workers[cell.spec].translate(sample[:1], cell.search, cell.batch)
-                found[cell].add(workers[cell.spec].translate(sample, cell.search, cell.batch))
+                passes.append(workers[cell.spec].translate(sample, cell.search, cell.batch))
                 progress.advance(cell.spec)
+            kept.put([asdict(one) for one in passes], **turn.what)
+            _add(found, turn.cells, passes)
     return found
 
 
-def measure_starts(cells: Sequence[Cell], sample: Sequence[str], settings: Settings) -> dict[Cell, Start]:
+@dataclass(frozen=True)
+class Turn:
+    """Cells that are measured one right after the other.
+
+    Attributes:
+        cells: in their order.
+        what: the name under which the figures are kept.
+    """
+
+    cells: list[Cell]
+    what: dict[str, Any]
+
+
+def _timed(value: Any) -> Timed:
+    return Timed(Translations(**value["output"]), value["seconds"], value["each"])
+
+
+def _add(found: dict[Cell, Measured], cells: Sequence[Cell], passes: Sequence[Timed]) -> None:
+    for cell, one in zip(cells, passes, strict=True):
+        found[cell].add(one)
+
+
+def measure_starts(cells: Sequence[Cell], sample: Sequence[str], settings: Settings, kept: Kept) -> dict[Cell, Start]:
     """Start, first translation and memory of every cell, each in a process of its own; see `measure`."""
-    progress, found = Progress(len(cells)), {}
+    timed, found = text_digest(list(sample)), dict[Cell, Start]()
     for cell in cells:
+        before = kept.get(kind="start", lines=timed, **cell.identity())
+        if before is not None:
+            found[cell] = Start(**{**before, "loaded": Loaded(**before["loaded"])})
+    missing = [cell for cell in cells if cell not in found]
+    progress = Progress(len(missing))
+    for cell in missing:
         longest = sorted(sample, key=len)[-cell.batch :]
         begin = time.perf_counter()
         with Worker(cell.spec, settings) as worker:
@@ -161,6 +217,7 @@ def measure_starts(cells: Sequence[Cell], sample: Sequence[str], settings: Setti
             first_seconds = time.perf_counter() - begin
             worker.translate(longest, cell.search, cell.batch)
             found[cell] = Start(worker.loaded, first_seconds, worker.peak_mib())
+        kept.put(asdict(found[cell]), kind="start", lines=timed, **cell.identity())
         progress.advance(cell.spec)
     return found
 
@@ -172,13 +229,10 @@ def _workers(specs: Sequence[SystemSpec], settings: Settings) -> Iterator[dict[S
         yield {spec: stack.enter_context(Worker(spec, settings)) for spec in dict.fromkeys(specs)}
 
 
-def _in_turn(cells: Sequence[Cell], repeat: int) -> list[Cell]:
-    """Cells of equal search and batch together, each group starting with another system every time."""
+def _in_turn(cells: Sequence[Cell], repeat: int) -> list[list[Cell]]:
+    """Groups of cells of equal search and batch, each starting with another system every time."""
     groups: dict[tuple[Search, int], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.search, cell.batch), []).append(cell)
-    ordered = []
-    for group in groups.values():
-        start = repeat % len(group)
-        ordered.extend(group[start:] + group[:start])
-    return ordered
+    starts = [repeat % len(group) for group in groups.values()]
+    return [group[start:] + group[:start] for group, start in zip(groups.values(), starts)]

@@ -77,12 +77,14 @@ class SystemSpec:
         checkpoint: as the user named it.
         precision: our name of the format.
         folder: what the toolkit opens: the checkpoint, or its export.
+        digest: of what the checkpoint holds.
     """
 
     system: str
     checkpoint: str
     precision: str
     folder: str
+    digest: str = ""
 
     def __str__(self) -> str:
         return f"{self.system} {self.precision} {self.checkpoint}"

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nmt.benchmark.hypotheses import write_hypotheses
 from nmt.benchmark.profile import Profile
 from nmt.config import ConfigError
+from nmt.text.scoring import SAMPLES, p_text
 from nmt.training.checkpoint import write_folder
 
 RESULTS_FILE, REPORT_FILE, PLOT_FILE, PROFILE_FILE = "results.json", "report.md", "pareto.png", "profile.md"
@@ -27,27 +29,38 @@ def check_folder(out: Path) -> None:
 
 
 def write_report(
-    out: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], profiles: Sequence[Profile]
+    out: Path,
+    rows: list[dict[str, Any]],
+    facts: Mapping[str, Any],
+    profiles: Sequence[Profile],
+    texts: Sequence[list[str] | None],
 ) -> None:
-    """Write ``results.json``, ``report.md``, and what else there is to show.
+    """Write ``results.json``, ``report.md``, the translations, and what else there is to show.
 
     Args:
         out: the folder.
-        rows: see docs/benchmark.md.
+        rows: see docs/benchmark.md; each is told where its translations lie.
         facts: where they come from.
         profiles: where the time goes, if that was asked for.
+        texts: translations of each row; None where the input was not translated.
     """
-    results = {"rows": rows, "profiles": [p.as_json() for p in profiles], **facts}
     plotted = any(row["bleu"] is not None for row in rows)
-    files: dict[str, Callable[[Path], Any]] = {
-        RESULTS_FILE: lambda path: path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8"),
-        REPORT_FILE: lambda path: path.write_text(markdown(rows, facts, plotted), "utf-8"),
-    }
-    if plotted:
-        files[PLOT_FILE] = lambda path: plot_pareto(rows, path)
-    if profiles:
-        files[PROFILE_FILE] = lambda path: path.write_text("\n".join(p.as_markdown() for p in profiles), "utf-8")
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_hypotheses(
+            out, rows, texts, lambda row: f"{Path(row['checkpoint']).name}-{row['system']}-{row['precision']}"
+        )
+        results = {"rows": rows, "profiles": [p.as_json() for p in profiles], **facts}
+        files: dict[str, Callable[[Path], Any]] = {
+            RESULTS_FILE: lambda path: path.write_text(
+                json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8"
+            ),
+            REPORT_FILE: lambda path: path.write_text(markdown(rows, facts, plotted), "utf-8"),
+        }
+        if plotted:
+            files[PLOT_FILE] = lambda path: plot_pareto(rows, path)
+        if profiles:
+            files[PROFILE_FILE] = lambda path: path.write_text("\n".join(p.as_markdown() for p in profiles), "utf-8")
         write_folder(out.absolute(), files)
         for name in {PLOT_FILE, PROFILE_FILE} - files.keys():  # of earlier results
             (out / name).unlink(missing_ok=True)
@@ -62,11 +75,14 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "model": lambda r: r["checkpoint"],
     "format": lambda r: r["precision"],
     "BLEU": lambda r: _score(r, "bleu"),
+    "BLEU, difference": lambda r: difference_text(r),
+    "p": lambda r: "" if r.get("p_value") is None else p_text(r["p_value"]),
+    "p (Holm)": lambda r: "" if r.get("p_holm") is None else p_text(r["p_holm"]),
     "chrF": lambda r: _score(r, "chrf"),
     "sentences/s": lambda r: _number(r["sentences_per_second"]),
     "tokens/s": lambda r: f"{r['tokens_per_second']:.0f}",
-    "× first here": lambda r: f"{r['speedup']:.2f}",
-    "× first row": lambda r: f"{r['ratio']:.2f}",
+    "speed, × first system": lambda r: f"{r['speedup']:.2f}",
+    "speed, × first row": lambda r: f"{r['ratio']:.2f}",
     "p50 ms": lambda r: _number(r["latency_p50_ms"]),
     "p95 ms": lambda r: _number(r["latency_p95_ms"]),
     "start s": lambda r: f"{r['first_translation_seconds']:.1f}",
@@ -78,7 +94,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], plotted: bool) -> str:
     """The report: a table for every beam and batch size."""
-    lines = ["# Benchmark", "", f"`{_command(facts['command'])}`", ""]
+    lines = ["# Benchmark", "", f"`{typed_command(facts['command'])}`", ""]
     lines.append(
         f"{facts['time']}, {facts['processor']}, device {facts['device']}, {facts['threads']} threads; "
         f"{facts['lines_timed']} of {facts['lines']} lines timed, "
@@ -88,18 +104,38 @@ def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], plotte
     lines += [f"{versions}; revision {facts['git']}.", ""]
     for beam, batch in dict.fromkeys((row["beam"], row["batch"]) for row in rows):
         group = [row for row in rows if (row["beam"], row["batch"]) == (beam, batch)]
-        lines += [f"## Beam {beam}, batch {batch}", "", *table(group), ""]
+        lines += [f"## Beam {beam}, batch {batch}", "", *table(group, COLUMNS), ""]
+    if number := sum(row.get("p_value") is not None for row in rows):
+        lines += [
+            f"Differences are those to the first system of a table, number of comparisons: {number}. p is two-sided, "
+            f"by approximate randomisation ({SAMPLES:,} samples), in brackets the 95 % interval; p (Holm) is adjusted "
+            "for the number of comparisons. Both are about these models: another training may come out differently.",
+            "",
+        ]
     if plotted:
         lines += [f"![BLEU against latency]({PLOT_FILE})", ""]
     return "\n".join(lines)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of a Markdown table; columns that say nothing are left out."""
-    columns = {name: [show(row) for row in rows] for name, show in COLUMNS.items()}
+def table(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, Callable[[Mapping[str, Any]], str]]) -> list[str]:
+    """Lines of a Markdown table; columns that say nothing are left out.
+
+    Args:
+        rows: see docs/benchmark.md.
+        shown: what each column shows of a row, by its heading.
+    """
+    columns = {name: [show(row) for row in rows] for name, show in shown.items()}
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     heads = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     return heads + [f"| {' | '.join(cells)} |" for cells in zip(*columns.values())]
+
+
+def difference_text(row: Mapping[str, Any]) -> str:
+    """A difference with its interval."""
+    if row.get("bleu_difference") is None:
+        return ""
+    low, high = row["bleu_difference_low"], row["bleu_difference_high"]
+    return f"{row['bleu_difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _score(row: Mapping[str, Any], name: str) -> str:
@@ -110,7 +146,7 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _command(words: Sequence[str]) -> str:
+def typed_command(words: Sequence[str]) -> str:
     """The command without the interpreter, and the program without its folder."""
     start = next((i for i, word in enumerate(words) if Path(word).name.startswith("nmt-")), 0)
     return " ".join([Path(words[start]).name, *words[start + 1 :]])
@@ -130,28 +166,20 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """BLEU with its confidence interval against the median latency of a line, and the Pareto front."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from nmt.benchmark.figure import distinct_names, new_figure, scale_cost
 
-    scored = {(r["system"], r["checkpoint"], r["precision"], r["beam"]): r for r in rows if r["bleu"] is not None}
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    keys = ("system", "precision", "checkpoint", "beam")
+    scored = list({tuple(r[key] for key in keys): r for r in rows if r["bleu"] is not None}.values())
+    points = [(float(r["latency_p50_ms"]), float(r["bleu"])) for r in scored]
+    figure = new_figure(8, 5)
     axes = figure.add_subplot()
-    for (system, checkpoint, precision, beam), r in scored.items():
-        axes.errorbar(
-            r["latency_p50_ms"],
-            r["bleu"],
-            yerr=r["bleu_ci"],
-            fmt="o",
-            capsize=3,
-            label=f"{system} {precision} {Path(checkpoint).name}, beam {beam}",
-        )
-    points = [(float(r["latency_p50_ms"]), float(r["bleu"])) for r in scored.values()]
+    for row, (latency, bleu), name in zip(scored, points, distinct_names(scored, keys)):
+        axes.errorbar(latency, bleu, yerr=row["bleu_ci"], fmt="o", capsize=3, label=name)
     front = [points[i] for i in pareto_front(points)]
     axes.plot([x for x, _ in front], [y for _, y in front], color="grey", linestyle="--", label="Pareto front")
-    axes.set_xscale("log")
+    scale_cost(axes, [latency for latency, _ in points])
     axes.set_xlabel("latency of one line, median, ms")
-    axes.set_ylabel("BLEU ± 95 % confidence interval")
-    axes.grid(alpha=0.3, which="both")
+    axes.set_ylabel("BLEU, with its 95 % confidence interval")
+    axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, format="png")

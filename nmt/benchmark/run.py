@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from nmt.benchmark.kept import Kept, text_digest
 from nmt.benchmark.measure import Cell, Measured, Start, measure, measure_starts, speedup
 from nmt.benchmark.options import OWN, BenchOptions, SystemSpec
 from nmt.benchmark.profile import profile_decoding
 from nmt.benchmark.report import RESULTS_FILE, check_folder, write_report
-from nmt.benchmark.systems import Search
+from nmt.benchmark.systems import Search, checkpoint_digest
 from nmt.benchmark.worker import Settings
 from nmt.config import ConfigError
 from nmt.device import torch_device
@@ -26,8 +27,10 @@ from nmt.interchange.export import export_checkpoint
 from nmt.provenance import num_cores, provenance
 from nmt.registry import build, discover
 from nmt.tasks.interfaces import Task
-from nmt.text.scoring import check_counts, corpus_score, read_lines
+from nmt.text.scoring import check_counts, compare, corpus_score, read_lines
+from nmt.text.significance import holm
 from nmt.training.checkpoint import load_config, resolve_checkpoint
+from nmt.untrusted import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -71,20 +74,26 @@ def run_benchmark(options: BenchOptions) -> list[dict[str, Any]]:
     if references is not None:
         check_counts({options.input: lines, str(options.reference): references})
     done = benchmark(options, lines, references)
+    if references is not None:
+        add_differences(done.rows, done.measured, references)
     settings = Settings(options.device, options.threads or num_cores(), tuple(options.plugins))
     profiles = profile_decoding(options, settings, spread(lines, options.lines)) if options.profile else []
-    write_report(out, done.rows, done.facts, profiles)
+    texts = [measured.texts for measured in done.measured]
+    write_report(out, done.rows, done.facts, profiles, texts)
     logger.info("%s: %d rows", out / RESULTS_FILE, len(done.rows))
     return done.rows
 
 
-def benchmark(options: BenchOptions, lines: list[str], references: list[str] | None) -> Benchmarked:
-    """Measure; writes nothing.
+def benchmark(
+    options: BenchOptions, lines: list[str], references: list[str] | None, keep: Path | None = None
+) -> Benchmarked:
+    """Measure; writes no results.
 
     Args:
         options: of the command; its ``input`` and ``reference`` only say where the lines are from.
         lines: to translate.
         references: their translations; None where no quality is measured.
+        keep: folder for what is measured, from which a call that was stopped goes on; None keeps nothing.
 
     Raises:
         ConfigError: an option is wrong, a package is missing, or a model has no equal in a peer.
@@ -97,6 +106,10 @@ def benchmark(options: BenchOptions, lines: list[str], references: list[str] | N
     device = torch_device(options.device)
     settings = Settings(options.device, options.threads or num_cores(), tuple(options.plugins))
     sample = spread(lines, options.lines)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    origin = provenance("ctranslate2", "transformers")
+    same = ("python", "platform", "processor", "versions", "git")
+    kept = Kept(keep, {"device": where, "threads": settings.threads, **{key: origin[key] for key in same}})
     with tempfile.TemporaryDirectory(prefix="nmt-bench-") as exports:
         specs = systems(options, Path(exports))
         wanted = [
@@ -105,16 +118,19 @@ def benchmark(options: BenchOptions, lines: list[str], references: list[str] | N
         # One line in, one line out is what latency is measured by, whatever rows were asked for.
         alone = [Cell(spec, search(options, beam), 1) for beam in options.beams for spec in specs]
         cells = list(dict.fromkeys([*wanted, *alone]))
-        starts = measure_starts(wanted, sample, settings)
-        found = measure(cells, lines, sample, settings, repeats=options.repeats, quality=references is not None)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        starts = measure_starts(wanted, sample, settings, kept)
+        quality = references is not None
+        found = measure(cells, lines, sample, settings, repeats=options.repeats, quality=quality, kept=kept)
     rows = [row(cell, wanted[0], starts[cell], found, references, where) for cell in wanted]
     facts = {
-        **provenance("ctranslate2", "transformers"),
+        **origin,
         "device": where,
         "threads": settings.threads,
         "input": options.input,
         "reference": options.reference,
+        "input_digest": text_digest(lines),
+        "reference_digest": None if references is None else text_digest(references),
+        "checkpoints": {spec.checkpoint: origin_of(spec) for spec in specs},
         "lines": len(lines),
         "lines_timed": len(sample),
         "repeats": options.repeats,
@@ -122,6 +138,44 @@ def benchmark(options: BenchOptions, lines: list[str], references: list[str] | N
         "length_penalty": options.search.length_penalty,
     }
     return Benchmarked(rows, [found[cell] for cell in wanted], facts)
+
+
+def add_differences(rows: list[dict[str, Any]], measured: Sequence[Measured], references: list[str]) -> None:
+    """Enter into each row how its BLEU differs from that of the first system at the same beam and batch size.
+
+    Args:
+        rows: see docs/benchmark.md.
+        measured: of each.
+        references: of the whole input.
+    """
+    tested = []
+    for row, found in zip(rows, measured):
+        first = next(i for i, other in enumerate(rows) if _together(row, other))
+        own = dict.fromkeys(("bleu_difference", "bleu_difference_low", "bleu_difference_high", "p_value", "p_holm"))
+        row.update(own)
+        base = measured[first]
+        if rows[first] is not row and found.texts is not None and base.texts is not None:
+            told = compare([found.texts], [base.texts], references)
+            row.update(bleu_difference=told.delta, bleu_difference_low=told.low, bleu_difference_high=told.high)
+            row["p_value"] = told.p_value
+            tested.append(row)
+    for row, adjusted in zip(tested, holm([row["p_value"] for row in tested])):
+        row["p_holm"] = adjusted
+
+
+def _together(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool((row["beam"], row["batch"]) == (other["beam"], other["batch"]))
+
+
+def origin_of(spec: SystemSpec) -> dict[str, Any]:
+    """What is known of a checkpoint: what it holds, and of a training's the command and the revision that began it."""
+    folder = resolve_checkpoint(spec.checkpoint).resolve()
+    known: dict[str, Any] = {"digest": spec.digest}
+    manifest = folder.parent.parent / "manifest.json"
+    if folder.parent.name == "checkpoints" and manifest.is_file():
+        first = read_json(manifest)[0]
+        known.update({key: first.get(key) for key in ("command", "git", "time", "processor")})
+    return known
 
 
 def spread(lines: Sequence[str], number: int | None) -> list[str]:
@@ -147,12 +201,13 @@ def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
     specs: list[SystemSpec] = []
     for number, checkpoint in enumerate(options.checkpoints):
         _check_translates(checkpoint, options.plugins)
-        specs.extend(SystemSpec(OWN, checkpoint, precision, checkpoint) for precision in options.precisions)
+        digest = checkpoint_digest(checkpoint)
+        specs.extend(SystemSpec(OWN, checkpoint, precision, checkpoint, digest) for precision in options.precisions)
         for name, precision in options.peer_formats:
             folder = exports / f"{number}-{name}"
             if not folder.exists():
                 export_checkpoint(checkpoint, name, folder)
-            specs.append(SystemSpec(name, checkpoint, precision, str(folder)))
+            specs.append(SystemSpec(name, checkpoint, precision, str(folder), digest))
     return specs
 
 

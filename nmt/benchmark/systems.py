@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from safetensors import safe_open
 
 from nmt.benchmark.options import OWN, SystemSpec
 from nmt.device import Device
+from nmt.files import file_digest
 from nmt.generation.options import GenerationBatchOptions, Precision, SearchOptions
 from nmt.generation.translator import Translator
 from nmt.training.checkpoint import CONFIG_FILE, MODEL_FILE, resolve_checkpoint
@@ -83,6 +85,14 @@ def num_parameters(checkpoint: str) -> int:
     """Values in a checkpoint's tensors; exports of it hold the same, and a model that is ready to decode fewer."""
     with safe_open(resolve_checkpoint(checkpoint) / MODEL_FILE, framework="pt") as tensors:
         return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 (no mapping)
+
+
+def checkpoint_digest(checkpoint: str) -> str:
+    """The sha256 (hex) of a checkpoint's weights and configuration."""
+    folder = resolve_checkpoint(checkpoint)
+    return hashlib.sha256(
+        "".join(file_digest(folder / name) for name in (MODEL_FILE, CONFIG_FILE)).encode()
+    ).hexdigest()
 
 
 def load_system(spec: SystemSpec, device: Device, threads: int, plugins: Sequence[str]) -> System:

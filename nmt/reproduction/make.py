@@ -116,9 +116,17 @@ def metrics(folder: Path, event: str) -> list[dict[str, Any]]:
 
 
 def fraction(job: Job) -> float:
-    """How much of a training is done, roughly."""
-    lines = metrics(job.folder, "train")
-    return 0.0 if not lines or not job.epochs else min(1.0, (lines[-1]["epoch"] - 0.5) / job.epochs)
+    """How much of a training is done, roughly; 1 where its last update was validated."""
+    lines, validated = metrics(job.folder, "train"), metrics(job.folder, "valid")
+    if not lines:
+        return 0.0
+    last = lines[-1]
+    ended = (job.epochs and last["epoch"] >= job.epochs) or (job.updates and last["update"] >= job.updates)
+    if ended and validated and validated[-1]["update"] >= last["update"]:
+        return 1.0
+    shares = [(last["epoch"] - 0.5) / job.epochs] if job.epochs else []
+    shares += [last["update"] / job.updates] if job.updates else []
+    return float(min(1.0, max(shares, default=0.0)))
 
 
 def _show(

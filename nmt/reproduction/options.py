@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from nmt.config import ConfigError, option, suggest
@@ -110,6 +111,15 @@ class RecipeOptions:
     note: str = option("", "what to know when reading the report")
     metric: RecipeMetric = option(RecipeMetric.bleu, "bleu (translation) or ppl")
     baseline: str = option(help="the variant that the others are compared with")
+    min_bleu: float = option(
+        10.0, "BLEU that every training of the baseline must reach, or nothing is judged", minimum=0, maximum=100
+    )
+    max_ppl: float = option(
+        0.25,
+        "with metric=ppl: its largest perplexity, as a share of that of word frequencies alone",
+        above=0,
+        maximum=1,
+    )
     seeds: list[int] | None = option(
         None, "one training each; default: 1, 2 and 3 at tiny, else 1", minimum=0, maximum=MAX_SEED
     )
@@ -135,6 +145,12 @@ class RecipeOptions:
         _check_seeds("recipe.seeds", self.seeds)
         for number, expected in enumerate(self.expectations):
             self._check_expectation(f"recipe.expectations[{number}]", expected)
+
+    def trained(self, name: str) -> str:
+        """The variant whose training a model goes back to: itself unless it is derived."""
+        while (derive := self.variants[name].derive) is not None:
+            name = derive.of
+        return name
 
     def _check_name(self, key: str, name: str) -> None:
         if name not in self.variants:
@@ -220,6 +236,11 @@ class ReproduceOptions:
     def all_seeds(self) -> list[int]:
         """Seeds of the trainings: the user's, the recipe's, or the scale's."""
         return self.seeds or self.recipe.seeds or SEEDS[self.scale.name]
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where the models lie."""
+        return Path(self.out) / "runs" if self.runs is None else Path(self.runs)
 
     def choices_of(self, variant: str) -> dict[str, list[str]]:
         """Settings of a variant, at this scale, of which the validation set chooses one; often none."""

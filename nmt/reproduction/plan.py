@@ -29,6 +29,7 @@ class Job:
         overrides: what the command is given.
         source: folder of the model that it is made from; None for a training.
         epochs: of a training, where that is when it ends.
+        updates: of a training, likewise.
         choice: which of the variant's choices; None where it has none, and for derived models.
     """
 
@@ -39,6 +40,7 @@ class Job:
     overrides: tuple[str, ...]
     source: Path | None = None
     epochs: int | None = None
+    updates: int | None = None
     choice: str | None = None
 
     @property
@@ -81,7 +83,7 @@ def plan(options: ReproduceOptions, chosen: Mapping[str, str]) -> list[Job]:
     jobs: list[Job] = []
     for seed in options.all_seeds:
         for name, variant in options.recipe.variants.items():
-            origin = _trained(options, name)
+            origin = options.recipe.trained(name)
             if options.choices_of(origin) and origin not in chosen:
                 continue
             if variant.derive is None:
@@ -93,8 +95,7 @@ def plan(options: ReproduceOptions, chosen: Mapping[str, str]) -> list[Job]:
 
 def run_folder(options: ReproduceOptions, variant: str, seed: int, choice: str | None = None) -> Path:
     """Where a model lies."""
-    runs = Path(options.out) / "runs" if options.runs is None else Path(options.runs)
-    return runs / "-".join([variant, *([choice] if choice else []), options.scale.name, f"seed{seed}"])
+    return options.runs_folder / "-".join([variant, *([choice] if choice else []), options.scale.name, f"seed{seed}"])
 
 
 def train_overrides(options: ReproduceOptions, variant: VariantOptions, choice: str | None = None) -> list[str]:
@@ -104,13 +105,6 @@ def train_overrides(options: ReproduceOptions, variant: VariantOptions, choice: 
     layers += [variant.overrides, variant.scales.get(scale, [])]
     layers += [variant.choices[scale][choice] if choice else [], options.train_overrides]
     return [text for layer in layers for text in layer]
-
-
-def _trained(options: ReproduceOptions, name: str) -> str:
-    """The variant whose training a model goes back to."""
-    while (derive := options.recipe.variants[name].derive) is not None:
-        name = derive.of
-    return name
 
 
 def _derived(
@@ -139,4 +133,5 @@ def _training(options: ReproduceOptions, name: str, seed: int, choice: str | Non
         typed = parse_options(TrainOptions, compose("train", given))
     except ValueError as error:
         raise ConfigError(f"recipe.variants.{name}: {error}") from error
-    return Job(name, seed, folder, "train", tuple(given), epochs=typed.train.max_epochs, choice=choice)
+    epochs, updates = typed.train.max_epochs, typed.train.max_updates
+    return Job(name, seed, folder, "train", tuple(given), epochs=epochs, updates=updates, choice=choice)

@@ -1,21 +1,25 @@
-"""The report of a reproduction: the paper's claim beside what was measured, as text, JSON and a plot."""
+"""The report of a reproduction, from ``results.json``: the paper's claim beside what was measured, as text and plot."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
-from nmt.benchmark.report import table
+from nmt.benchmark.hypotheses import HYPOTHESES_FOLDER, write_hypotheses
+from nmt.benchmark.report import COLUMNS, table, typed_command
 from nmt.config import ConfigError
 from nmt.files import is_leftover
-from nmt.reproduction.judge import Measurements, by_seed, speed_ratio
-from nmt.reproduction.options import RecipeMetric, ReproduceOptions
+from nmt.text.scoring import p_text
 from nmt.training.checkpoint import write_folder
 
 RESULTS_FILE, REPORT_FILE, PLOT_FILE, RUNS_FOLDER = "results.json", "report.md", "plot.png", "runs"
+
+NOT_SHOWN = ("system", "model", "format", "speed, × first row")
+"""Columns of a benchmark that say nothing here."""
 
 
 def check_folder(out: Path) -> None:
@@ -26,14 +30,19 @@ def check_folder(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out={out} is not a folder; choose another one")
-    own = {RESULTS_FILE, REPORT_FILE, PLOT_FILE, RUNS_FOLDER}
+    own = {RESULTS_FILE, REPORT_FILE, PLOT_FILE, RUNS_FOLDER, HYPOTHESES_FOLDER}
     foreign = sorted(p.name for p in out.iterdir() if p.name not in own and not is_leftover(p)) if out.is_dir() else []
     if foreign:
         raise ConfigError(f"out={out} holds {foreign[0]}, which nmt-reproduce does not write; choose another folder")
 
 
-def write_results(options: ReproduceOptions, results: Mapping[str, Any], all_: Measurements) -> str:
-    """Write ``results.json``, ``report.md`` and ``plot.png`` into ``out``.
+def write_results(out: Path, results: Mapping[str, Any], texts: Sequence[list[str] | None]) -> str:
+    """Write ``results.json``, ``report.md``, ``plot.png`` and the translations.
+
+    Args:
+        out: the folder.
+        results: all that was found; its rows are told where their translations lie.
+        texts: translations of each row.
 
     Returns:
         The text of the report.
@@ -41,44 +50,68 @@ def write_results(options: ReproduceOptions, results: Mapping[str, Any], all_: M
     Raises:
         ConfigError: they cannot be written.
     """
-    text = markdown(options, results, all_)
     files: dict[str, Callable[[Path], Any]] = {
         RESULTS_FILE: lambda path: path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8"),
-        REPORT_FILE: lambda path: path.write_text(text, "utf-8"),
-        PLOT_FILE: lambda path: plot(options, all_, path),
+        REPORT_FILE: lambda path: path.write_text(markdown(results), "utf-8"),
+        PLOT_FILE: lambda path: plot(results, path),
     }
     try:
-        write_folder(Path(options.out).absolute(), files)
+        out.mkdir(parents=True, exist_ok=True)
+        write_hypotheses(out, results["rows"], texts, lambda row: f"{row['variant']}-seed{row['seed']}")
+        write_folder(out.absolute(), files)
     except OSError as error:
-        raise ConfigError(f"out={options.out}: cannot be written ({error.strerror or error})") from error
-    return text
+        raise ConfigError(f"out={out}: cannot be written ({error.strerror or error})") from error
+    return markdown(results)
 
 
-def markdown(options: ReproduceOptions, results: Mapping[str, Any], all_: Measurements) -> str:
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def markdown(results: Mapping[str, Any]) -> str:
     """The report."""
-    recipe, facts = options.recipe, results["facts"]
-    lines = [f"# {recipe.title}", "", f"{recipe.paper}. {recipe.claim}", ""]
-    lines += [
-        f"Recipe `{recipe.name}`, scale `{options.scale.name}`, seeds {results['seeds']}, corpus {options.corpus}."
-    ]
-    lines += [recipe.note] if recipe.note else []
-    lines += ["", "## Verdicts", "", *(_verdict_line(v) for v in results["verdicts"]), ""]
-    lines += _chosen(results["choices"])
-    lines += ["## The paper's figures beside ours", ""]
-    if recipe.metric is RecipeMetric.ppl:
-        lines += _table([_ppl_row(options, name, all_) for name in recipe.variants])
-    else:
-        lines += _table([_bleu_row(options, name, results, all_) for name in recipe.variants])
-    lines += ["", f"![quality against speed]({PLOT_FILE})", ""]
-    for beam, batch in dict.fromkeys((row["beam"], row["batch"]) for row in all_.rows):
-        group = [row for row in all_.rows if (row["beam"], row["batch"]) == (beam, batch)]
-        lines += [f"## Beam {beam}, batch {batch}", "", *table(group), ""]
-    lines += ["## Where this comes from", ""]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    lines += [f"{facts['time']}, {facts['processor']}, device {facts['device']}; {versions}; revision {facts['git']}."]
-    if options.train_overrides:
-        lines += [f"Further options of all trainings: `{' '.join(options.train_overrides)}`."]
+    recipe, rows = results["recipe"], results["rows"]
+    lines = [f"# {recipe['title']}", "", f"{recipe['paper']}. {recipe['claim']}", ""]
+    lines += [f"Recipe `{recipe['name']}`, scale `{results['scale']}`, seeds {', '.join(map(str, results['seeds']))}."]
+    lines += [recipe["note"]] if recipe["note"] else []
+    lines += ["", "## Verdicts", "", *verdict_lines(results), "", *_chosen(results["choices"])]
+    lines += ["## The paper's figures beside ours", "", *variants_table(results), "", *legend(results), ""]
+    lines += [f"![quality against speed]({PLOT_FILE})", ""]
+    columns = {name: show for name, show in COLUMNS.items() if name not in NOT_SHOWN}
+    renamed = {"speed, × first system": f"speed, × {recipe['baseline']}"}
+    shown: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "variant": lambda r: r["variant"],
+        "seed": lambda r: str(r["seed"]),
+        **{renamed.get(name, name): show for name, show in columns.items()},
+    }
+    for beam, batch in dict.fromkeys((row["beam"], row["batch"]) for row in rows):
+        group = [row for row in rows if (row["beam"], row["batch"]) == (beam, batch)]
+        lines += [f"## Beam {beam}, batch {batch}", "", *table(group, shown), ""]
+    lines += ["## Where this comes from", "", *_origin(results)]
     return "\n".join([*lines, "", "```text", *results["commands"], "```", ""])
+
+
+def verdict_lines(results: Mapping[str, Any]) -> list[str]:
+    """A line for every expectation; before them, whether the baseline is too poor to compare anything with."""
+    told, lines = results["baseline"], []
+    if not told["enough"]:
+        reached = (
+            f"a perplexity of {told['worst']:.4g}, and {told['limit']:.4g} is the most"
+            if told["metric"] == "ppl"
+            else f"{told['worst']:.2f} BLEU, and {told['limit']:g} is the least"
+        )
+        lines = [f"A training of the baseline has {reached} by which anything is judged.", ""]
+    return lines + [_verdict_line(v) for v in results["verdicts"]]
+
+
+def _verdict_line(told: Mapping[str, Any]) -> str:
+    bounds = [f"at least {told['at_least']:g}"] if told["at_least"] is not None else []
+    bounds += [f"at most {told['at_most']:g}"] if told["at_most"] is not None else []
+    where = f" (beam {told['beam']}, batch {told['batch']})" if "beam" in told else ""
+    kind = "difference" if told["metric"] == "bleu" else "ratio"
+    return (
+        f"- **{told['verdict']}**: {told['metric']}{where} of {told['variant']} against {told['against']}, "
+        f"{kind} {' and '.join(bounds)}; measured {told['value']:.3g} [{told['low']:.3g}, {told['high']:.3g}]"
+    )
 
 
 def _chosen(choices: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -99,15 +132,73 @@ def _chosen(choices: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## Chosen on the validation set", "", told, "", *_table(rows), ""]
 
 
-def _verdict_line(told: Mapping[str, Any]) -> str:
-    bounds = [f"at least {told['at_least']:g}"] if told["at_least"] is not None else []
-    bounds += [f"at most {told['at_most']:g}"] if told["at_most"] is not None else []
-    where = f" (beam {told['beam']}, batch {told['batch']})" if "beam" in told else ""
-    kind = "difference" if told["metric"] == "bleu" else "ratio"
-    return (
-        f"- **{told['verdict']}**: {told['metric']}{where} of {told['variant']} against {told['against']}, "
-        f"{kind} {' and '.join(bounds)}; measured {told['value']:.3g} [{told['low']:.3g}, {told['high']:.3g}]"
-    )
+def variants_table(results: Mapping[str, Any]) -> list[str]:
+    """A line for every variant, the paper's figures beside ours."""
+    return _table([_variant_row(figures, results) for figures in results["variants"]])
+
+
+def _variant_row(figures: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
+    recipe, name = results["recipe"], figures["variant"]
+    variant, baseline = recipe["variants"][name], recipe["baseline"]
+    row = {"variant": name, "what": variant["what"]}
+    row["paper"] = ", ".join(f"{figure} {value:g}" for figure, value in variant["paper"].items())
+    if recipe["metric"] == "ppl":
+        row["validation perplexity"] = _spread(figures["ppl"])
+    else:
+        told = next((c for c in results["comparisons"] if c["variant"] == name), None)
+        row["BLEU"] = _spread(figures["bleu"])
+        row[f"BLEU, difference to {baseline}"] = (
+            f"{told['difference']:+.2f} [{told['low']:+.2f}, {told['high']:+.2f}]" if told else ""
+        )
+        row["p"], row["p (Holm)"] = (p_text(told[key]) if told else "" for key in ("p_value", "p_holm"))
+        row["chrF"] = _spread(figures["chrf"])
+        for speed in figures["speed"]:
+            head = f"speed, × {baseline}, beam {speed['beam']}, batch {speed['batch']}"
+            row[head] = f"{speed['value']:.2f} [{speed['low']:.2f}, {speed['high']:.2f}]"
+    row["s an update"] = f"{figures['update_seconds']:.3g}" if figures["update_seconds"] else ""
+    row["M parameters"] = f"{figures['parameters'] / 1e6:.2f}" if figures["parameters"] else ""
+    return row
+
+
+def legend(results: Mapping[str, Any]) -> list[str]:
+    """How to read the table of variants."""
+    lines, compared = [], results["comparisons"]
+    if compared:
+        several = len(results["seeds"]) > 1
+        spread = (
+            "Both cover how trainings differ, too."
+            if several
+            else "There is one training of each: both are about these models, and another one may come out differently."
+        )
+        means = f"means over {len(results['seeds'])} seeds with the lowest and the highest, " if several else ""
+        lines += [
+            f"BLEU and chrF are {means}by sacrebleu, of raw text. In brackets beside a difference stands its 95 % "
+            f"interval; p is two-sided, by approximate randomisation ({compared[0]['samples']:,} samples); p (Holm) is "
+            f"adjusted for the number of comparisons in the table, {len(compared)}. {spread} Speed is in sentences a "
+            "second: the median of the ratios pass by pass, with the lowest and the highest."
+        ]
+    if any("bleu" in figure for v in results["recipe"]["variants"].values() for figure in v["paper"]):
+        lines += ["", "The paper's BLEU is of tokenised text, on its own corpus: compare differences, not values."]
+    return lines
+
+
+def _origin(results: Mapping[str, Any]) -> list[str]:
+    """Command, corpus, machine and versions."""
+    facts, corpus = results["facts"], results["corpus"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    lines = [f"`{typed_command(facts['command'])}`", "", f"Corpus `{corpus['folder']}`, digest {corpus['digest']}."]
+    if results["rows"]:
+        lines += [
+            f"Split `{corpus['split']}`, {corpus['lines']} lines; {facts['lines_timed']} of them timed in each of "
+            f"{facts['repeats']} passes, the models of one seed in turn."
+        ]
+    lines += [f"{facts['threads']} threads, {facts['jobs']} trainings at a time."]
+    lines += [f"{facts['time']}, {facts['processor']}, device {facts['device']}; {versions}; revision {facts['git']}."]
+    trained = sorted({str(run["git"]) for run in results["runs"] if run.get("git")})
+    lines += [f"Trainings began at revision {', '.join(trained)}."] if trained else []
+    if results["train_overrides"]:
+        lines += [f"Further options of all trainings: `{' '.join(results['train_overrides'])}`."]
+    return lines
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -117,44 +208,6 @@ def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return lines + [f"| {' | '.join(row[head] for head in heads)} |" for row in rows]
 
 
-def _common(options: ReproduceOptions, name: str) -> dict[str, str]:
-    variant = options.recipe.variants[name]
-    paper = ", ".join(f"{figure} {value:g}" for figure, value in variant.paper.items())
-    return {"variant": name, "what": variant.what, "paper": paper}
-
-
-def _training(all_: Measurements, name: str) -> dict[str, str]:
-    runs = [run for run in all_.runs if run["variant"] == name]
-    updates = [run["update_seconds"][1] for run in runs if run.get("update_seconds")]
-    return {"s an update": f"{mean(updates):.3g}" if updates else ""}
-
-
-def _ppl_row(options: ReproduceOptions, name: str, all_: Measurements) -> dict[str, str]:
-    runs = [run for run in all_.runs if run["variant"] == name]
-    ppl = [run["ppl"] for run in runs if "ppl" in run]
-    size = [run["parameters"] for run in runs if "parameters" in run]
-    row = {**_common(options, name), "valid ppl": _spread(ppl)}
-    return {**row, **_training(all_, name), "M parameters": f"{size[0] / 1e6:.2f}" if size else ""}
-
-
-def _bleu_row(options: ReproduceOptions, name: str, results: Mapping[str, Any], all_: Measurements) -> dict[str, str]:
-    recipe = options.recipe
-    first = (recipe.benchmark.beams[0], recipe.benchmark.batches[0])
-    row = {**_common(options, name), "BLEU": _spread(by_seed(all_.rows, name, *first, "bleu"))}
-    told = next((c for c in results["comparisons"] if c["variant"] == name), None)
-    row["against the baseline"] = (
-        "" if told is None else f"{told['delta']:+.2f} [{told['low']:+.2f}, {told['high']:+.2f}]"
-    )
-    row["p"] = "" if told is None else ", ".join(f"{p:.3f}" for p in told["p_values"])
-    row["chrF"] = _spread(by_seed(all_.rows, name, *first, "chrf"))
-    for beam in recipe.benchmark.beams:
-        for batch in recipe.benchmark.batches:
-            ratio = speed_ratio(all_, name, recipe.baseline, beam, batch)
-            row[f"× speed, beam {beam}, batch {batch}"] = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
-    size = next(r["parameters"] for r in all_.rows if r["variant"] == name)
-    return {**row, **_training(all_, name), "M parameters": f"{size / 1e6:.2f}"}
-
-
 def _spread(values: Sequence[float]) -> str:
     """The mean, and with several seeds the least and the most."""
     if not values:
@@ -162,36 +215,51 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.2f}" + (f" [{min(values):.2f}, {max(values):.2f}]" if len(values) > 1 else "")
 
 
-def points(options: ReproduceOptions, all_: Measurements) -> list[tuple[str, float, float, float]]:
-    """(variant, cost, quality, half its interval): latency and BLEU, or seconds an update and perplexity."""
-    recipe, found = options.recipe, []
-    beam, batch = recipe.benchmark.beams[0], recipe.benchmark.batches[0]
-    for name in recipe.variants:
-        if recipe.metric is RecipeMetric.ppl:
-            runs = [run for run in all_.runs if run["variant"] == name and run.get("update_seconds") and "ppl" in run]
-            if runs:
-                found.append((name, mean(r["update_seconds"][1] for r in runs), mean(r["ppl"] for r in runs), 0.0))
+# --- plot -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """A variant in the plot: its cost, its quality, and how far the bar of its quality reaches down and up."""
+
+    name: str
+    cost: float
+    quality: float
+    below: float
+    above: float
+
+
+def points(results: Mapping[str, Any]) -> list[Point]:
+    """Latency and BLEU, or seconds an update and perplexity; bars reach over the seeds, or the CI of a single one."""
+    ppl = results["recipe"]["metric"] == "ppl"
+    found = []
+    for figures in results["variants"]:
+        cost, qualities = (figures[key] for key in (("update_seconds", "ppl") if ppl else ("latency_ms", "bleu")))
+        if cost is None or not qualities:
             continue
-        latency = median(by_seed(all_.rows, name, beam, batch, "latency_p50_ms"))
-        bleu, interval = (mean(by_seed(all_.rows, name, beam, batch, key)) for key in ("bleu", "bleu_ci"))
-        found.append((name, latency, bleu, interval))
+        middle, interval = mean(qualities), (None if ppl else figures["bleu_ci"]) or 0.0
+        below, above = middle - min(qualities) + interval, max(qualities) - middle + interval
+        found.append(Point(figures["variant"], cost, middle, below, above))
     return found
 
 
-def plot(options: ReproduceOptions, all_: Measurements, path: Path) -> None:
+def plot(results: Mapping[str, Any], path: Path) -> None:
     """Every variant with its name beside it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from nmt.benchmark.figure import name_points, new_figure, scale_cost
 
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    ppl, seeds = results["recipe"]["metric"] == "ppl", len(results["seeds"])
+    figure = new_figure(8, 5)
     axes = figure.add_subplot()
-    for name, cost, quality, interval in points(options, all_):
-        axes.errorbar(cost, quality, yerr=interval or None, fmt="o", capsize=3)
-        axes.annotate(name, (cost, quality), xytext=(6, 6), textcoords="offset points", fontsize="small")
-    ppl = options.recipe.metric is RecipeMetric.ppl
+    shown, colours = points(results), list[str]()
+    for point in shown:
+        bars = [[point.below], [point.above]] if point.below or point.above else None
+        drawn = axes.errorbar(point.cost, point.quality, yerr=bars, fmt="o", capsize=3)
+        colours.append(str(drawn.lines[0].get_color()))
+    scale_cost(axes, [point.cost for point in shown])
+    name_points(axes, [(point.cost, point.quality, point.name) for point in shown], colours)
     axes.set_xlabel("seconds an update" if ppl else "latency of one line, median, ms")
-    axes.set_ylabel("perplexity of the validation set" if ppl else "BLEU ± 95 % confidence interval")
-    axes.set_title(f"{options.recipe.title}, scale {options.scale.name}")
+    bars_are = f"mean, lowest and highest of {seeds} seeds" if seeds > 1 else "with its 95 % confidence interval"
+    axes.set_ylabel("perplexity of the validation set" if ppl else f"BLEU, {bars_are}")
+    axes.set_title(f"{results['recipe']['title']}, scale {results['scale']}")
     axes.grid(alpha=0.3)
     figure.savefig(path, format="png")

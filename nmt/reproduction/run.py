@@ -13,19 +13,25 @@ from nmt.benchmark.options import BenchOptions, BenchSearchOptions
 from nmt.benchmark.run import Benchmarked, benchmark
 from nmt.data.corpus import Corpus
 from nmt.device import torch_device
-from nmt.provenance import provenance
+from nmt.provenance import num_cores, provenance
 from nmt.reproduction.choose import choose
-from nmt.reproduction.judge import Measurements, comparisons, judge, run_figures
+from nmt.reproduction.estimate import tell_duration
+from nmt.reproduction.judge import baseline_quality, comparisons, judge
 from nmt.reproduction.make import make_all
+from nmt.reproduction.measurements import Measurements, run_figures, unigram_perplexity
 from nmt.reproduction.options import RecipeMetric, ReproduceOptions
 from nmt.reproduction.plan import Job, plan, trials
 from nmt.reproduction.report import check_folder, write_results
+from nmt.reproduction.summary import summary
 
 logger = logging.getLogger(__name__)
 
+KEPT_FOLDER = "measured"
+"""Beside the models: what was measured of them, so that a measurement that was stopped goes on."""
+
 
 def run_recipe(options: ReproduceOptions) -> str:
-    """Make what is missing, measure all, and write ``report.md``, ``results.json`` and ``plot.png`` into ``out``.
+    """Make what is missing, measure all, and write the report and what belongs to it into ``out``.
 
     Returns:
         The text of the report, or with ``plan`` the commands.
@@ -42,39 +48,45 @@ def run_recipe(options: ReproduceOptions) -> str:
     first = [*tried, *plan(options, {})]
     if options.plan:
         return "\n".join([*map(str, first), *_later(options, tried)])
-    test = Corpus.open(options.corpus)
-    translated = recipe.metric is RecipeMetric.bleu
-    sources = test.split(options.split).source_texts() if translated else []
-    references = test.split(options.split).target_texts() if translated else []
+    corpus = Corpus.open(options.corpus)
+    corpus.split(options.split)  # there is one
+    tell_duration(options, corpus, first, len(options.all_seeds) * len(recipe.variants))
     make_all(first, options.jobs)
     choices = choose(tried)
     jobs = plan(options, {trial.variant: trial.choice for trial in choices if trial.chosen})
     make_all([job for job in jobs if job not in first], options.jobs)
-    all_ = Measurements(runs=[run_figures(job) for job in jobs], references=references)
+    all_ = Measurements(runs=[run_figures(job) for job in jobs], side_by_side=options.jobs > 1)
     device = torch_device(options.device).type
-    if translated:
-        done = _benchmark(options, jobs, sources, references, None)
-        all_.rows, all_.measured, device = _named(done, jobs), done.measured, done.facts["device"]
-        all_.speed_rows, all_.speed_measured = all_.rows, all_.measured
-        if recipe.benchmark.forced_length is not None:
-            forced = _benchmark(options, jobs, sources, None, recipe.benchmark.forced_length)
-            all_.speed_rows, all_.speed_measured = _named(forced, jobs), forced.measured
+    if recipe.metric is RecipeMetric.bleu:
+        device = _translate(options, jobs, corpus, all_)
+    else:
+        all_.unigram_ppl = unigram_perplexity(corpus)
+    split, bench = corpus.manifest.splits[options.split], recipe.benchmark
     results: dict[str, Any] = {
         "recipe": _plain(asdict(recipe)),
         "scale": options.scale.name,
         "seeds": options.all_seeds,
-        "corpus": {"folder": options.corpus, "digest": test.digest, "split": options.split},
+        "corpus": {"folder": options.corpus, "digest": corpus.digest, "split": options.split, "lines": split.lines},
         "train_overrides": options.train_overrides,
         "choices": [asdict(trial) for trial in choices],
         "commands": [str(job) for job in dict.fromkeys([*first, *jobs])],
+        "baseline": baseline_quality(recipe, all_),
         "verdicts": judge(recipe, all_),
-        "comparisons": comparisons(recipe, all_) if translated else [],
+        "comparisons": comparisons(recipe, all_) if all_.rows else [],
+        "variants": summary(recipe, all_),
         "runs": all_.runs,
         "rows": all_.rows,
         "forced_rows": all_.speed_rows if all_.speed_rows is not all_.rows else [],
-        "facts": {**provenance(), "device": device, "threads": options.threads},
+        "facts": {
+            **provenance(),
+            "device": device,
+            "threads": options.threads or num_cores(),
+            "jobs": options.jobs,
+            "lines_timed": min(split.lines, bench.lines or split.lines),
+            "repeats": bench.repeats,
+        },
     }
-    return write_results(options, results, all_)
+    return write_results(Path(options.out), results, [measured.texts for measured in all_.measured])
 
 
 def _later(options: ReproduceOptions, tried: Sequence[Job]) -> list[str]:
@@ -86,6 +98,27 @@ def _later(options: ReproduceOptions, tried: Sequence[Job]) -> list[str]:
         more = f"; then the better one with seeds {others}" if others else ""
         lines.append(f"# {variant}: one of {named} is chosen on the validation set{more}, and what is derived from it")
     return lines
+
+
+def _translate(options: ReproduceOptions, jobs: Sequence[Job], corpus: Corpus, all_: Measurements) -> str:
+    """Translate the test set with all models and time them, those of one seed in turn; the device's name."""
+    sources = corpus.split(options.split).source_texts()
+    all_.references = corpus.split(options.split).target_texts()
+    forced, device = options.recipe.benchmark.forced_length, ""
+    for seed in options.all_seeds:
+        own = [job for job in jobs if job.seed == seed]
+        own.sort(key=lambda job: job.variant != options.recipe.baseline)  # the first is what speed is a multiple of
+        done = _benchmark(options, own, sources, all_.references, None)
+        all_.rows += _named(done, own)
+        all_.measured += done.measured
+        device = done.facts["device"]
+        if forced is not None:
+            done = _benchmark(options, own, sources, None, forced)
+            all_.speed_rows += _named(done, own)
+            all_.speed_measured += done.measured
+    if forced is None:
+        all_.speed_rows, all_.speed_measured = all_.rows, all_.measured
+    return str(device)
 
 
 def _benchmark(
@@ -109,13 +142,14 @@ def _benchmark(
         plugins=options.plugins,
         search=BenchSearchOptions(bench.beams, bench.length_penalty),
     )
-    return benchmark(given, sources, references)
+    return benchmark(given, sources, references, options.runs_folder / KEPT_FOLDER)
 
 
 def _named(done: Benchmarked, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Rows of a benchmark with the variant and seed of each."""
+    """Rows of a benchmark with the variant and seed of each, and what its checkpoint holds."""
     names = {str(job.folder): {"variant": job.variant, "seed": job.seed} for job in jobs}
-    return [{**names[row["checkpoint"]], **row} for row in done.rows]
+    digests = {name: origin["digest"] for name, origin in done.facts["checkpoints"].items()}
+    return [{**names[row["checkpoint"]], **row, "digest": digests[row["checkpoint"]]} for row in done.rows]
 
 
 def _plain(value: Any) -> Any:

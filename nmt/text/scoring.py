@@ -225,7 +225,7 @@ def compare(
         DataError: the numbers of lines or of trainings differ, or there is no line.
     """
     columns = as_columns(references)
-    named = {f"reference {i + 1}": column for i, column in enumerate(columns)}
+    named: dict[str, Sequence[str]] = {f"reference {i + 1}": column for i, column in enumerate(columns)}
     named |= {f"hypotheses {i + 1}": lines for i, lines in enumerate(systems)}
     named |= {f"baseline {i + 1}": lines for i, lines in enumerate(baselines)}
     check_counts(named)
@@ -244,13 +244,17 @@ def compare(
     )
     results = [[result(sums) for sums in group.sum(1).tolist()] for group in (ours, theirs)]
     means = [float(np.mean([r.score for r in group])) for group in results]
-    found = compare_statistics(
+    told = compare_statistics(
         ours, theirs, lambda sums: float(result(sums).score), samples=samples, seed=seed, paired=paired
     )
     return Comparison(
-        str(results[0][0].name),
-        *means,
-        **asdict(found),
+        name=str(results[0][0].name),
+        score=means[0],
+        baseline=means[1],
+        delta=told.delta,
+        low=told.low,
+        high=told.high,
+        p_value=told.p_value,
         trainings=len(ours),
         samples=samples,
         seed=seed,

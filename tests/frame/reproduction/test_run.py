@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from nmt.config import ConfigError, DataError, compose, parse_options
+from nmt.data.corpus import Corpus
 from nmt.reproduction.choose import choose
-from nmt.reproduction.judge import Found, verdict
 from nmt.reproduction.make import RunFailed, make_all
 from nmt.reproduction.options import RecipeOptions, ReproduceOptions
 from nmt.reproduction.plan import Job, plan, trials
 from nmt.reproduction.report import check_folder
 from nmt.reproduction.run import run_recipe
+from nmt.text.scoring import bleu as bleu_of
+from nmt.text.scoring import read_lines
 
 RECIPE: dict[str, Any] = {
     "name": "depth",
@@ -58,7 +60,7 @@ def test_from_recipe_to_report(digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = make_options(digits, out)
     text = run_recipe(options)
-    assert {path.name for path in out.iterdir()} == {"report.md", "results.json", "plot.png", "runs"}
+    assert {path.name for path in out.iterdir()} == {"report.md", "results.json", "plot.png", "runs", "hypotheses"}
     assert (out / "report.md").read_text(encoding="utf-8") == text
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [run["variant"] for run in results["runs"]] == ["two", "one", "mean"]
@@ -68,18 +70,41 @@ def test_from_recipe_to_report(digits: Path, tmp_path: Path) -> None:
         ("one", 1, 8),
         ("mean", 1, 8),
     ]
-    # An average of one checkpoint is that checkpoint: no difference, and no doubt about it.
+    # A model that has learned nothing is no ground for a judgement, but what is counted is.
     bleu, parameters = results["verdicts"]
-    assert (bleu["value"], bleu["low"], bleu["high"], bleu["verdict"]) == (0, 0, 0, "holds")
+    assert results["baseline"] == {"metric": "bleu", "worst": results["rows"][0]["bleu"], "limit": 10, "enough": False}
+    assert bleu["verdict"] == "not trained enough"
     assert parameters["verdict"] == "holds"
     assert results["rows"][1]["parameters"] / results["rows"][0]["parameters"] == parameters["value"]
     assert results["train_overrides"] == SHORT
-    assert "One layer will do." in text
-    assert "bleu 30.5" in text
-    assert "train.max_updates=3" in text
-    before = (out / "runs/two-tiny-seed1/checkpoints/last/model.safetensors").stat().st_mtime_ns
-    make_all(plan(options, {}), 2)  # all is there
-    assert (out / "runs/two-tiny-seed1/checkpoints/last/model.safetensors").stat().st_mtime_ns == before
+    for said in ("One layer will do.", "bleu 30.5", "train.max_updates=3", "not trained enough", "of tokenised text"):
+        assert said in text
+    corpus = Corpus.open(digits)
+    lines = len(corpus.split("test"))
+    assert f"digest {corpus.digest}" in text
+    assert f"{lines} lines; 4 of them timed in each of 2 passes" in text
+    assert "1 threads, 1 trainings at a time" in text
+    # Figures can be computed again from the translations beside them.
+    references = corpus.split("test").target_texts()
+    for row in results["rows"]:
+        hypotheses = read_lines(str(out / row["hypotheses"]))
+        assert row["bleu"] == pytest.approx(bleu_of(hypotheses, references).score)
+    told = results["comparisons"]
+    assert [line["variant"] for line in told] == ["one", "mean"]
+    # An average of one checkpoint is that checkpoint: no difference, and no doubt about it.
+    assert (told[1]["difference"], told[1]["low"], told[1]["high"], told[1]["p_value"]) == (0, 0, 0, 1)
+    # The same command again trains and measures nothing, and says the same.
+    model = out / "runs/two-tiny-seed1/checkpoints/last/model.safetensors"
+    before = model.stat().st_mtime_ns
+    kept = sorted((out / "runs/measured").iterdir())
+    times = [path.stat().st_mtime_ns for path in kept]
+    run_recipe(options)
+    again = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert {key: value for key, value in again.items() if key != "facts"} == {
+        key: value for key, value in results.items() if key != "facts"
+    }
+    assert [path.stat().st_mtime_ns for path in sorted((out / "runs/measured").iterdir())] == times
+    assert model.stat().st_mtime_ns == before
     changed = {**RECIPE, "variants": {**RECIPE["variants"]}}
     changed["variants"]["mean"] = {**RECIPE["variants"]["mean"], "overrides": ["last=2"]}
     with pytest.raises(ConfigError, match="was made by another command"):
@@ -201,19 +226,3 @@ def test_foreign_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"thesis\.tex"):
         check_folder(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0.1, 0.3, "holds"),
-        (-2.0, -1.1, "does not hold"),
-        (-1.5, 0.0, "not distinguishable"),
-        (-1.0, 0.0, "holds"),
-        (0.5, 1.5, "not distinguishable"),
-        (1.5, 2.0, "does not hold"),
-    ],
-)
-def test_verdict_by_hand(low: float, high: float, expected: str) -> None:
-    assert verdict(Found(0.0, low, high), -1.0, 1.0) == expected
-    assert verdict(Found(0.0, low, high, tested=False), -1.0, 1.0).startswith(expected)

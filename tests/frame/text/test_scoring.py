@@ -98,7 +98,7 @@ def test_test_agrees_with_sacrebleu(metric: str) -> None:
     from sacrebleu.significance import PairedTest
 
     draw = random.Random(1)
-    references = [" ".join(draw.choices(["a", "b", "c", "d", "e", "f", "g"], k=9)) for _ in range(60)]
+    references = [" ".join(draw.choices("abcdefg", k=9)) for _ in range(60)]
     ours, theirs = ([" ".join(w for w in r.split() if draw.random() > p) for r in references] for p in (0.2, 0.24))
     scorer = {metric: make_metric(metric)}
     test = PairedTest([("b", theirs), ("s", ours)], scorer, [references], test_type="ar", n_samples=2000)
