@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,9 @@ from nmt.config import ConfigError, DataError
 from nmt.data.arrays import IntArray
 from nmt.data.batch import Batch, collate, flatten, make_batch
 from nmt.data.corpus import Corpus, ParallelSplit
+from nmt.data.epoch import EpochPlan, EpochPlanner
 from nmt.data.options import BatchOptions, SubwordOptions
-from nmt.data.plan import cut, order_by_length, padding_share, plan_batches
+from nmt.data.plan import plan_batches
 from nmt.text.subword import SubwordSampler
 from nmt.text.vocabulary import VocabularyPair
 
@@ -30,9 +30,8 @@ GROWTH_QUANTILE = 0.95
 class TrainBatches:
     """Batches of the training pairs of one or several corpora.
 
-    Every epoch takes weight × lines of each split (a fraction is drawn anew each epoch), sorts them by length, cuts
-    them under the budget and shuffles the batches. Pairs whose longer side exceeds ``max_length``, or the budget alone,
-    are left out.
+    Every epoch takes weight × lines of each split (a fraction is drawn anew each epoch) in batches of close lengths
+    (`nmt.data.epoch`). Pairs whose longer side exceeds ``max_length``, or the budget alone, are left out.
 
     Attributes:
         num_pairs: pairs that can be seen.
@@ -61,72 +60,44 @@ class TrainBatches:
         self.seed = seed
         self._splits = [split for split, _ in splits]
         self._weights = [weight for _, weight in splits]
-        self._starts = np.cumsum([0, *map(len, self._splits)])
-        self._source = np.concatenate([s.source_lengths for s in self._splits]).astype(np.int64)
-        self._target = np.concatenate([s.target_lengths for s in self._splits]).astype(np.int64)
-        longest = np.maximum(self._source, self._target)
         self._limit = options.max_tokens - 1
         if options.max_length is not None:
             self._limit = min(self._limit, options.max_length)
-        self._usable = longest <= self._limit
-        self.num_pairs = int(self._usable.sum())
-        self.num_left_out = len(longest) - self.num_pairs
+        self._vocabularies = vocabularies
+        self._sampler: SubwordSampler | None = None
+        growth = 1.0
+        if subword is not None and subword.alpha > 0:
+            self._sampler = SubwordSampler(alpha=subword.alpha, nbest=subword.nbest)
+            growth = self._growth(self._sampler)
+        self._planner = EpochPlanner(splits, options, seed, limit=self._limit, growth=growth)
+        self._plan: EpochPlan | None = None
+        self.num_pairs, self.num_left_out = self._planner.num_pairs, self._planner.num_left_out
         if self.num_pairs == 0:
             raise ConfigError(
                 f"no training pair is left: batch.max_tokens={options.max_tokens} and "
-                f"batch.max_length={options.max_length} leave out all {len(longest)}"
+                f"batch.max_length={options.max_length} leave out all {self.num_left_out}"
             )
-        self._vocabularies = vocabularies
-        self._sampler: SubwordSampler | None = None
-        self._widths = longest + 1  # what the plan takes for a pair's longer side, with eos
-        if subword is not None and subword.alpha > 0:
-            self._sampler = SubwordSampler(alpha=subword.alpha, nbest=subword.nbest)
-            stretched = np.ceil(self._growth(self._sampler) * longest).astype(np.int64) + 1
-            self._widths = np.minimum(stretched, np.maximum(self._widths, options.max_tokens))
-        self._planned: tuple[int, list[IntArray]] | None = None
 
-    # --- the plan -----------------------------------------------------------------------------------------------------
-
-    def plan(self, epoch: int) -> list[IntArray]:
+    def plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch, for all ranks together; the same however many there are.
 
         Args:
             epoch: number of the epoch.
 
         Returns:
-            Per batch the indices of its pairs, ascending; pairs of all splits are numbered one after the other.
+            Per batch the numbers of its pairs, ascending; pairs of all splits are numbered one after the other.
         """
-        if self._planned is None or self._planned[0] != epoch:
-            self._planned = (epoch, self._plan(epoch))
-        return self._planned[1]
-
-    def _plan(self, epoch: int) -> list[IntArray]:
-        rng = np.random.default_rng([self.seed, epoch])
-        chosen = self._choose(rng)
-        order = chosen[order_by_length(self._source[chosen], self._target[chosen], rng)]
-        options = self.options
-        batches = cut(order, self._widths, max_tokens=options.max_tokens, max_sentences=options.max_sentences)
-        # Ascending, so that reading goes through the files from front to back.
-        return [np.sort(batches[i]) for i in rng.permutation(len(batches))]
-
-    def _choose(self, rng: np.random.Generator) -> IntArray:
-        """Indices of the pairs that the epoch takes."""
-        parts = []
-        for start, end, weight in zip(self._starts[:-1], self._starts[1:], self._weights):
-            usable = start + np.flatnonzero(self._usable[start:end])
-            fraction, whole = math.modf(weight)
-            parts += [usable] * int(whole)
-            parts.append(rng.permutation(usable)[: round(fraction * len(usable))])
-        return np.concatenate(parts)
+        if self._plan is None or self._plan.epoch != epoch:
+            self._plan = self._planner.plan(epoch)
+        return self._plan
 
     def num_batches(self, epoch: int) -> int:
         """Batches of an epoch, of all ranks together."""
         return len(self.plan(epoch))
 
     def padding_share(self, epoch: int) -> float:
-        """Share of padding among the cells of an epoch's batches, both sides together (before random segmentation)."""
-        sides = (self._source, self._target)
-        return padding_share(self.plan(epoch), *(side for side in sides if side.any()))
+        """Share of padding among the cells of an epoch's batches; see `EpochPlan.padding_share`."""
+        return self.plan(epoch).padding_share
 
     def word_counts(self, side: str) -> IntArray:
         """How often every id of ``source`` or ``target`` occurs in the training splits, by their weights.
@@ -134,8 +105,6 @@ class TrainBatches:
         Pairs that are left out count too, and random segmentation does not (vocab_size,) float64.
         """
         return np.sum([weight * split.counts(side) for split, weight in zip(self._splits, self._weights)], axis=0)
-
-    # --- the batches --------------------------------------------------------------------------------------------------
 
     def epoch(
         self, epoch: int, start: int = 0, rank: int = 0, world: int = 1, *, workers: int | None = None
@@ -150,7 +119,7 @@ class TrainBatches:
             workers: processes that prepare batches, other than ``batch.workers``.
         """
         workers = self.options.workers if workers is None else workers
-        view = _EpochView(self, self.plan(epoch), epoch)
+        view = _EpochView(self, self.plan(epoch))
         numbers = range(start + rank, len(view.plan), world)
         if workers == 0:
             return map(view.__getitem__, numbers)
@@ -176,8 +145,9 @@ class TrainBatches:
         Returns:
             The batch; its ``ids`` are line numbers in their splits.
         """
-        which = np.searchsorted(self._starts, pairs, side="right") - 1
-        lines = pairs - self._starts[which]
+        starts = self._planner.starts
+        which = np.searchsorted(starts, pairs, side="right") - 1
+        lines = pairs - starts[which]
         runs = np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(which)) + 1)
         parts = [(self._splits[which[run[0]]], lines[run]) for run in runs]
         source, target = (
@@ -207,7 +177,7 @@ class TrainBatches:
         ratios = []
         for split in self._splits:
             lines = np.unique(np.linspace(0, len(split) - 1, min(GROWTH_PAIRS, len(split))).astype(np.int64))
-            stored = np.maximum(split.source_lengths[lines], split.target_lengths[lines])
+            stored = np.maximum(*(split.gather(side, lines)[1] for side in ("source", "target")))
             source, target = self._sampled(sampler, [(split, lines)], self.seed)
             sampled = np.maximum([len(row) for row in source], [len(row) for row in target])
             ratios.append(sampled / np.maximum(stored, 1))
@@ -217,13 +187,12 @@ class TrainBatches:
 class _EpochView(torch.utils.data.Dataset[Batch]):
     """The batches of one epoch by number, for prefetching processes."""
 
-    def __init__(self, batches: TrainBatches, plan: list[IntArray], epoch: int) -> None:
+    def __init__(self, batches: TrainBatches, plan: EpochPlan) -> None:
         self.batches = batches
         self.plan = plan
-        self.epoch = epoch
 
     def __getitem__(self, number: int) -> Batch:
-        return self.batches.make(self.plan[number], self.epoch, number)
+        return self.batches.make(self.plan[number], self.plan.epoch, number)
 
 
 def _prefetched(loader: torch.utils.data.DataLoader[Batch]) -> Iterator[Batch]:

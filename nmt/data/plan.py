@@ -30,13 +30,14 @@ def plan_batches(
     source = np.asarray(source_lengths, dtype=np.int64)
     target = source if target_lengths is None else np.asarray(target_lengths, dtype=np.int64)
     order = order_by_length(source, target)
-    return cut(order, np.maximum(source, target) + 1, max_tokens=max_tokens, max_sentences=max_sentences)
+    widths = np.maximum(source, target) + 1
+    return np.split(order, batch_ends(widths, max_tokens=max_tokens, max_sentences=max_sentences)) if len(order) else []
 
 
 def order_by_length(source: IntArray, target: IntArray, rng: np.random.Generator | None = None) -> IntArray:
-    """Indices sorted so that neighbours are alike on both sides.
+    """Indices of sentences so that neighbours are of close lengths (n,).
 
-    Sorted by the longer side, which the budget counts; among equals by how much longer the target is, up and down in
+    They are sorted by the longer side, then by how much the target is longer than the source, upwards and downwards in
     turn, so that no side jumps where the longer side grows by one. (On Multi30k this pads about half as much as sorting
     by target and then source length.) Pairs of equal lengths stay in their own order, or in a random one.
 
@@ -47,42 +48,57 @@ def order_by_length(source: IntArray, target: IntArray, rng: np.random.Generator
     """
     longest, difference = np.maximum(source, target), target - source
     snake = np.where(longest % 2 == 0, difference, -difference)
-    ties = np.arange(len(source)) if rng is None else rng.permutation(len(source))
-    order: IntArray = np.lexsort((ties, snake, longest))
+    if longest.max(initial=0) <= np.iinfo(np.int16).max:  # sorted in linear time
+        longest, snake = longest.astype(np.int16), snake.astype(np.int16)
+    if rng is None:
+        order: IntArray = np.lexsort((snake, longest))
+        return order
+    shuffled = np.empty(len(source), np.int64)
+    shuffled[rng.permutation(len(source))] = np.arange(len(source))
+    order = shuffled[np.lexsort((snake[shuffled], longest[shuffled]))]  # which leaves ties as they are
     return order
 
 
-def cut(order: IntArray, longest: IntArray, *, max_tokens: int, max_sentences: int | None) -> list[IntArray]:
-    """Cut an order of sentences into batches under the budget; a sentence beyond it gets its own batch.
+def batch_ends(widths: IntArray, *, max_tokens: int, max_sentences: int | None) -> IntArray:
+    """Where batches end under the budget if sentences are taken from the narrowest to the widest.
+
+    A sentence beyond the budget gets its own batch. The order of the widths does not matter: it is that of
+    `order_by_length`.
 
     Args:
-        order: indices, in the order in which they are to be grouped.
-        longest: longest side of each sentence with eos, by index.
+        widths: longest side of each sentence with eos (n,).
         max_tokens: see `plan_batches`.
         max_sentences: see `plan_batches`.
+
+    Returns:
+        Position after the last sentence of each batch but the last one, ascending.
     """
-    limit = len(order) if max_sentences is None else max_sentences
-    ends: list[int] = []
-    start, widest = 0, 0
-    for position, length in enumerate(longest[order].tolist()):
-        widest = max(widest, length)
-        size = position - start + 1
-        if size > 1 and (size * widest > max_tokens or size > limit):
-            ends.append(position)
-            start, widest = position, length
-    return np.split(order, ends) if len(order) else []
+    limit = len(widths) if max_sentences is None else max_sentences
+    ends = [np.zeros(0, np.int64)]
+    start = position = 0  # of the open batch; of the first sentence of a width
+    counts = np.bincount(np.minimum(widths, max_tokens + 1))  # all beyond the budget are alike
+    for width in np.flatnonzero(counts).tolist():
+        most = max(1, min(limit, max_tokens // width))
+        after = position + int(counts[width])
+        full = np.arange(max(start + most, position), after, most)
+        if len(full):
+            ends.append(full)
+            start = int(full[-1])
+        position = after
+    return np.concatenate(ends)
 
 
-def padding_share(batches: Sequence[IntArray], *sides: IntArray) -> float:
+def padding_share(ends: IntArray, *sides: IntArray) -> float:
     """Share of padding among the cells of all batches, all sides together (eos counts as a token).
 
     Args:
-        batches: indices of each batch.
-        sides: of each side the tokens without eos, by index.
+        ends: position after the last sentence of each batch but the last one.
+        sides: of each side the tokens without eos, in the order of the batches.
     """
     cells = used = 0
-    for batch in batches:
-        for lengths in (side[batch] + 1 for side in sides):
-            cells += len(batch) * int(lengths.max())
-            used += int(lengths.sum())
+    for lengths in sides:
+        starts = np.concatenate([[0], ends])
+        sizes = np.diff(starts, append=len(lengths))
+        cells += int(((np.maximum.reduceat(lengths, starts).astype(np.int64) + 1) * sizes).sum())
+        used += int(lengths.sum(dtype=np.int64)) + len(lengths)
     return 1 - used / cells if cells else 0.0

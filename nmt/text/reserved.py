@@ -10,6 +10,7 @@ the model gets the real ones afterwards.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import sentencepiece
 
@@ -22,7 +23,7 @@ PRIVATE = range(0x10FFFD, 0xFFFFF, -1)
 
 SPECIAL_NAMES = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 
-TRAINING_NAMES = {f"{key}_piece": UNKNOWN_MARK + key for key in SPECIAL_NAMES}
+TRAINING_NAMES: dict[str, Any] = {f"{key}_piece": UNKNOWN_MARK + key for key in SPECIAL_NAMES}
 """Options of the trainer: names that no text spells, for none holds the mark."""
 
 

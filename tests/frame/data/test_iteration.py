@@ -21,10 +21,13 @@ class Lengths:
     """A split of which only the lengths are looked at."""
 
     def __init__(self, lengths):
-        self.source_lengths, self.target_lengths = np.array(lengths, dtype=np.int32).reshape(-1, 2).T
+        self.sides = dict(zip(("source", "target"), np.array(lengths, dtype=np.int32).reshape(-1, 2).T))
 
     def __len__(self):
-        return len(self.source_lengths)
+        return len(self.sides["source"])
+
+    def lengths(self, side, start, stop):
+        return self.sides[side][start:stop]
 
 
 def planner(lengths, weights=None, seed=1, **options):
