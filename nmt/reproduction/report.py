@@ -10,10 +10,10 @@ from typing import Any
 
 from nmt.benchmark.report import table
 from nmt.config import ConfigError
-from nmt.files import is_leftover
+from nmt.files import write_files
+from nmt.leftovers import is_leftover
 from nmt.reproduction.judge import Measurements, by_seed, speed_ratio
 from nmt.reproduction.options import RecipeMetric, ReproduceOptions
-from nmt.training.checkpoint import write_folder
 
 RESULTS_FILE, REPORT_FILE, PLOT_FILE, RUNS_FOLDER = "results.json", "report.md", "plot.png", "runs"
 
@@ -48,7 +48,7 @@ def write_results(options: ReproduceOptions, results: Mapping[str, Any], all_: M
         PLOT_FILE: lambda path: plot(options, all_, path),
     }
     try:
-        write_folder(Path(options.out).absolute(), files)
+        write_files(Path(options.out), files, files)
     except OSError as error:
         raise ConfigError(f"out={options.out}: cannot be written ({error.strerror or error})") from error
     return text
