@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from nmt.config import ConfigError, compose, parse_options
 from nmt.device import Device, torch_device
+from nmt.files import Writer, write_files
 from nmt.models.encoder_decoder import DecoderOptions, ModelOptions, build_stack
 from nmt.models.interfaces import EncoderOut, ForwardPass, Part
 from nmt.models.packed import prepare_inference
 from nmt.models.state import Step, num_bytes, tree_map
 from nmt.provenance import provenance
 from nmt.registry import discover, slots
-from nmt.training.checkpoint import write_folder
 
 OWN = {
     "out": "",
@@ -246,14 +246,12 @@ def main(arguments: list[str]) -> None:
         "model_keys": " ".join(overrides),
         **provenance(),
     }
-    write_folder(
-        Path(given["out"]),
-        {
-            "results.json": lambda path: path.write_text(json.dumps({"rows": rows, **facts}, indent=1) + "\n"),
-            "report.md": lambda path: path.write_text(report(rows, facts), encoding="utf-8"),
-            "modules.png": lambda path: plot(rows, path),
-        },
-    )
+    files: dict[str, Writer] = {
+        "results.json": lambda path: path.write_text(json.dumps({"rows": rows, **facts}, indent=1) + "\n"),
+        "report.md": lambda path: path.write_text(report(rows, facts), encoding="utf-8"),
+        "modules.png": lambda path: plot(rows, path),
+    }
+    write_files(Path(given["out"]), files, files)
     print(report(rows, facts))
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from nmt.config import compose, parse_options
 from nmt.device import peak_memory_mib
+from nmt.files import write_text
 from nmt.provenance import provenance
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> None:
     for row in rows:
         print(f"{row['variant']:32} {row['tokens_per_second']:8.0f} target tokens/s  {row['speedup']:5.2f} x")
     if out:
-        Path(out).write_text(json.dumps({"rows": rows, **facts, **provenance()}, indent=1) + "\n", encoding="utf-8")
+        write_text(Path(out), json.dumps({"rows": rows, **facts, **provenance()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ for words in company that training never showed.
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import zlib
@@ -25,6 +24,7 @@ from grammar import NUMERALS, PRONOUNS, Clause, NounPhrase, Sentence, Tense, Wor
 from omegaconf import OmegaConf
 
 from nmt.config import ConfigError, option, options_table, parse_options
+from nmt.files import write_text
 
 LANGUAGES = ("en", "qav")
 HELD_OUT_SHARE = 8  # one pair of words in so many never occurs in train
@@ -166,10 +166,7 @@ def write_split(out: Path, name: str, count: int, seed: int, seen: set[str]) -> 
         seen.update(texts)
         lines.append(texts)
     for side, language in enumerate(LANGUAGES):
-        path = out / f"{name}.{language}"
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(f"{line[side]}\n" for line in lines), encoding="utf-8", newline="\n")
-        os.replace(partial, path)
+        write_text(out / f"{name}.{language}", "".join(f"{line[side]}\n" for line in lines))
 
 
 def main(arguments: list[str]) -> None:

@@ -18,10 +18,11 @@ import torch
 from omegaconf import OmegaConf
 
 from nmt.config import compose, parse_options
+from nmt.files import write_files
 from nmt.registry import build, discover
 from nmt.text.subword import VocabularyTraining, train_vocabulary
 from nmt.text.vocabulary import Vocabulary, VocabularyPair
-from nmt.training.checkpoint import describe, model_files, model_tensors, write_folder
+from nmt.training.checkpoint import describe, model_files, model_tensors
 from nmt.training.options import TrainOptions
 
 OWN = {"vocab_size": 32000, "lines": 256, "length": 25, "seed": 1}
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> None:
     lines = [" ".join(rng.choice(words, size=length)) for _ in range(num_lines)]
     assert {len(ids) for ids in vocabulary.encode_batch(lines)} == {length}
     files["input.txt"] = lambda path: path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    write_folder(out, files)
+    write_files(out, files, files)
     print(f"{out}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(vocabulary)} pieces")
 
 

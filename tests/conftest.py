@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import random
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -211,6 +213,50 @@ def torchrun(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return start
+
+
+CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.chmod", "open")
+"""Audit events of what changes the file system; of ``open`` only those count that open a file for writing."""
+
+
+@pytest.fixture(scope="session")
+def struck() -> Callable[..., int]:
+    """``struck(work, how, step, events=CHANGES)``: do it in a process that is struck before its step-th change.
+
+    ``how`` is SIGKILL, SIGTERM (which the work may handle), "error" (the change fails) or "count". Returns the exit
+    status: 0 where the work was done, minus the signal's number, 77 after an error; or the number of changes.
+    """
+
+    def strike(work: Callable[[], object], how: object, step: int, events: Sequence[str] = CHANGES) -> int:
+        if child := os.fork():
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        left = step
+
+        def watch(event: str, arguments: Any) -> None:
+            nonlocal left
+            writes = isinstance(arguments[-1], int) and arguments[-1] & (os.O_WRONLY | os.O_RDWR)
+            if event not in events or (event == "open" and not writes):
+                return
+            left -= 1
+            if left != -1 or how == "count":
+                return
+            if how == "error":
+                raise OSError(errno.EIO, "Input/output error")
+            os.kill(os.getpid(), how)
+
+        sys.addaudithook(watch)
+        try:
+            work()
+            os._exit(step - left if how == "count" else 0)
+        except SystemExit as error:
+            os._exit(error.code if isinstance(error.code, int) else 1)
+        except OSError:
+            os._exit(77)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(99)
+
+    return strike
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nmt.training.checkpoint import write_folder
+from nmt.files import write_files
 
 HYPOTHESES_FOLDER, SUFFIX = "hypotheses", ".hyp.xz"
 
@@ -44,13 +44,9 @@ def write_hypotheses(
         row["hypotheses"] = f"{HYPOTHESES_FOLDER}/{name}{SUFFIX}"
     folder = out / HYPOTHESES_FOLDER
     files = {f"{name}{SUFFIX}": _writer(lines) for name, lines in named.items()}
-    if files:
-        write_folder(folder.absolute(), files)
-    for path in folder.glob(f"*{SUFFIX}"):
-        if path.name not in files:
-            path.unlink()
-    if folder.is_dir() and not files:
-        folder.rmdir()
+    before = [path.name for path in folder.glob(f"*{SUFFIX}")]
+    if files or before:
+        write_files(folder, files, before)
 
 
 def _writer(lines: Sequence[str]) -> Callable[[Path], Any]:

@@ -10,8 +10,8 @@ from typing import Any
 from nmt.benchmark.hypotheses import write_hypotheses
 from nmt.benchmark.profile import Profile
 from nmt.config import ConfigError
+from nmt.files import write_files
 from nmt.text.scoring import SAMPLES, p_text
-from nmt.training.checkpoint import write_folder
 
 RESULTS_FILE, REPORT_FILE, PLOT_FILE, PROFILE_FILE = "results.json", "report.md", "pareto.png", "profile.md"
 
@@ -61,9 +61,7 @@ def write_report(
             files[PLOT_FILE] = lambda path: plot_pareto(rows, path)
         if profiles:
             files[PROFILE_FILE] = lambda path: path.write_text("\n".join(p.as_markdown() for p in profiles), "utf-8")
-        write_folder(out.absolute(), files)
-        for name in {PLOT_FILE, PROFILE_FILE} - files.keys():  # of earlier results
-            (out / name).unlink(missing_ok=True)
+        write_files(out, files, (RESULTS_FILE, REPORT_FILE, PLOT_FILE, PROFILE_FILE))
     except OSError as error:
         raise ConfigError(f"out={out}: cannot be written ({error.strerror or error})") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -39,6 +40,9 @@ FLAGS = (
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 )
 """What Hydra takes beside ``KEY=VALUE``."""
+
+ONLY_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of the operating system that nothing but writing can have, where they name no file."""
 
 HYDRA_OPTIONS = """\
 Options of every command: --cfg job (print the configuration and stop), --multirun (sweep over comma-separated values),
@@ -150,7 +154,9 @@ def _message(error: Exception) -> str:
     if isinstance(error, ConfigCompositionException) and (found := re.search(r"Ambiguous value .*? '(.+)' 1\. ", text)):
         return _unreadable(found[1])
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else f"writing: {error.strerror}"
+        what = "writing" if error.errno in ONLY_WRITING else None
+        named = error.filename if error.filename is not None else what
+        return error.strerror if named is None else f"{named}: {error.strerror}"
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 

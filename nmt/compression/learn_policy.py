@@ -26,10 +26,11 @@ from nmt.data.batch import Batch, make_batch
 from nmt.data.corpus import Corpus, ParallelSplit
 from nmt.data.plan import plan_batches
 from nmt.device import torch_device
+from nmt.files import write_files
 from nmt.generation.options import GenerationBatchOptions
 from nmt.provenance import provenance
 from nmt.registry import find
-from nmt.training.checkpoint import load_model, write_folder
+from nmt.training.checkpoint import load_model
 
 RESULTS_FILE, PLOT_FILE, POLICY_FILE = "similarity.json", "similarity.png", "policy.yaml"
 TITLES = {
@@ -180,7 +181,7 @@ def _write(
         PLOT_FILE: lambda path: _plot(found, path),
     }
     try:
-        write_folder(out.absolute(), files)
+        write_files(out, files, files)
     except OSError as error:
         raise ConfigError(f"out={out}: cannot be written ({error.strerror or error})") from error
 

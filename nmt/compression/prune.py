@@ -16,6 +16,7 @@ from nmt.data.corpus import Corpus, ParallelSplit
 from nmt.data.iteration import evaluation_batches
 from nmt.data.options import BatchOptions
 from nmt.device import torch_device
+from nmt.files import write_folder
 from nmt.models.encoder_decoder import SequenceModel, num_parameters
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
@@ -26,7 +27,6 @@ from nmt.training.checkpoint import (
     load_model,
     load_tensors,
     model_files,
-    write_folder,
 )
 from nmt.training.interfaces import real_tokens
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from nmt.config import ConfigError, DataError
 from nmt.data.arrays import KINDS, SIDES, dtype_of, file_name
+from nmt.files import write_text
 from nmt.text.vocabulary import VocabularyPair
 from nmt.untrusted import MAX_JSON_BYTES, parse_json, read_bytes, shorten, typed
 
@@ -126,7 +127,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``corpus.json`` into a folder."""
         text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        write_text(folder / MANIFEST, text + "\n")
 
     def check_vocabularies(self, folder: Path, vocabularies: VocabularyPair) -> None:
         """Refuse models that are not the ones that the ids were made with.

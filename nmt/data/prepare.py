@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -20,7 +19,8 @@ from nmt.data.binarise import CleanOptions, chunked, encode_stream
 from nmt.data.manifest import FORMAT, MANIFEST, SPLIT_NAME, VERSION, Manifest, SplitEntry, TextInput, vocabulary_entry
 from nmt.data.reader import MonolingualText, ParallelText, TextFile, find_text
 from nmt.data.writer import SplitWriter
-from nmt.files import temporary_name
+from nmt.files import staged_folder
+from nmt.leftovers import settle
 from nmt.limits import MAX_COUNT, MAX_PROCESSES, MAX_VOCABULARY
 from nmt.text.subword import Normalisation, VocabularyTraining, VocabularyType, train_vocabulary
 from nmt.text.vocabulary import UNK, Vocabulary, VocabularyPair
@@ -84,21 +84,16 @@ def prepare_corpus(options: PreprocessOptions) -> Summary:
     started = time.monotonic()
     inputs = _find_inputs(options)
     out = Path(options.out).resolve()
+    settle(out)
     _check_out(out, options)
-    temporary, old = temporary_name(out), temporary_name(out.with_name(f"{out.name}.old"))
     try:
-        temporary.mkdir(parents=True)
+        with staged_folder(out, overwrite=options.overwrite) as folder:
+            manifest = _write(folder, inputs, options)
+            _check_out(out, options)  # another process may have written it meanwhile
     except OSError as error:
+        if error.filename is None:  # whoever writes says where
+            raise
         raise ConfigError(f"out={options.out}: cannot be written ({error.strerror})") from error
-    try:
-        manifest = _write(temporary, inputs, options)
-        _check_out(out, options)  # another process may have written it meanwhile
-        if out.exists():
-            out.rename(old)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return Summary(Path(options.out), manifest, time.monotonic() - started)
 
 
@@ -190,12 +185,7 @@ def _read(split: str, what: str, files: Files, done: list[Text]) -> Iterator[tup
         done: takes every pair of files that was read to its end.
     """
     with ExitStack() as stack:
-        texts: list[Text] = [
-            stack.enter_context(MonolingualText(target))
-            if source is None
-            else stack.enter_context(ParallelText(source, target))
-            for source, target in files
-        ]
+        texts: list[Text] = [_open(source, target, stack) for source, target in files]
         bar = stack.enter_context(
             tqdm(total=sum(t.size for t in texts), desc=f"{what} {split}", unit="B", unit_scale=True, disable=None)
         )
@@ -210,6 +200,15 @@ def _read(split: str, what: str, files: Files, done: list[Text]) -> Iterator[tup
             before += text.size
             bar.update(before - bar.n)
             done.append(text)
+
+
+def _open(source: Path | None, target: Path, stack: ExitStack) -> Text:
+    try:
+        if source is None:
+            return stack.enter_context(MonolingualText(target))
+        return stack.enter_context(ParallelText(source, target))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _vocabularies(files: Files, options: PreprocessOptions) -> VocabularyPair:

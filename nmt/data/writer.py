@@ -11,6 +11,7 @@ from types import TracebackType
 from nmt.data.arrays import KINDS, SIDES, IntArray, dtype_of, file_name, offsets_of
 from nmt.data.binarise import Chunk
 from nmt.data.manifest import Sides, SplitEntry, StoredFile
+from nmt.files import naming
 from nmt.text.vocabulary import UNK, VocabularyPair
 
 
@@ -18,12 +19,15 @@ class _Growing:
     """A file that is appended to, and what is in it so far."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
+        self._path = path
         self._stream = stack.enter_context(path.open("wb"))
         self._digest = hashlib.sha256()
         self._bytes = 0
 
     def append(self, content: bytes | memoryview) -> None:
-        self._stream.write(content)
+        with naming(self._path):
+            self._stream.write(content)
+            self._stream.flush()
         self._digest.update(content)
         self._bytes += len(content)
 

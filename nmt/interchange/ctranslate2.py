@@ -6,16 +6,15 @@ with EOS and the target starts with BOS there as here; the configuration says so
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from nmt.config import ConfigError
+from nmt.files import staged_folder
 from nmt.interchange.standard import StackShape, StandardTransformer
 from nmt.text.vocabulary import BOS, EOS, UNK, Vocabulary
-from nmt.training.checkpoint import write_folder
 
 ACTIVATIONS = {
     "relu": "RELU",
@@ -57,13 +56,9 @@ def write_ctranslate2(model: StandardTransformer, out: Path) -> None:
     spec.config.layer_norm_epsilon = model.eps
     spec.validate()
     spec.optimize()  # shared matrices once
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        spec.save(folder)
-        files: dict[str, Any] = {path.name: path.replace for path in Path(folder).iterdir()}
-        for name, vocabulary in model.vocabularies.files.items():
-            files[name] = vocabulary.save
-        write_folder(out, files)
+    with staged_folder(out) as folder:
+        spec.save(str(folder))
+        model.vocabularies.save(folder)
 
 
 def _pieces(vocabulary: Vocabulary) -> list[str]:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from nmt.config import ConfigError
+from nmt.files import write_folder
 from nmt.interchange.layers import to_theirs
 from nmt.interchange.standard import StackShape, StandardTransformer, require_equal
 from nmt.interchange.stream import halves_from_turns, reorder_stream
 from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
-from nmt.training.checkpoint import save_tensors, write_folder
+from nmt.training.checkpoint import save_tensors
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 EPS = 1e-5

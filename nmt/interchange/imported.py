@@ -12,11 +12,12 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from nmt.config import DataError
+from nmt.files import write_folder
 from nmt.interchange.pieces import Aligned
 from nmt.interchange.stream import reorder_stream, turns_from_halves
 from nmt.registry import discover
 from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checkpoint import build_to_fit, describe, load_tensors, model_files, model_tensors, write_folder
+from nmt.training.checkpoint import build_to_fit, describe, load_tensors, model_files, model_tensors
 from nmt.untrusted import shorten
 
 NEVER = -1e9

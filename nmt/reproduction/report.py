@@ -12,9 +12,9 @@ from typing import Any
 from nmt.benchmark.hypotheses import HYPOTHESES_FOLDER, write_hypotheses
 from nmt.benchmark.report import COLUMNS, table, typed_command
 from nmt.config import ConfigError
-from nmt.files import is_leftover
+from nmt.files import write_files
+from nmt.leftovers import is_leftover
 from nmt.text.scoring import p_text
-from nmt.training.checkpoint import write_folder
 
 RESULTS_FILE, REPORT_FILE, PLOT_FILE, RUNS_FOLDER = "results.json", "report.md", "plot.png", "runs"
 
@@ -58,7 +58,7 @@ def write_results(out: Path, results: Mapping[str, Any], texts: Sequence[list[st
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_hypotheses(out, results["rows"], texts, lambda row: f"{row['variant']}-seed{row['seed']}")
-        write_folder(out.absolute(), files)
+        write_files(out, files, files)
     except OSError as error:
         raise ConfigError(f"out={out}: cannot be written ({error.strerror or error})") from error
     return markdown(results)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TextIO, cast
 
 from nmt.config import ConfigError
-from nmt.files import temporary_name
+from nmt.files import naming, staged_file
 
 STANDARD = "-"
 """Stands for standard input or output where a file's name is asked for."""
@@ -28,11 +28,12 @@ def open_output(path: str) -> Iterator[TextIO]:
 
     Raises:
         ConfigError: its folder does not exist or cannot be written to; standard output is closed.
+        OSError: the disk is full; names the file.
     """
     if path == STANDARD:
         if sys.stdout is None:
             raise ConfigError("standard output is closed; give output=FILE")
-        stream = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="\n", write_through=True)
+        stream = _Text(sys.stdout.buffer, "standard output", write_through=True)
         try:
             yield stream
             stream.flush()
@@ -40,33 +41,47 @@ def open_output(path: str) -> Iterator[TextIO]:
             stream.detach()
         return
     target = Path(path).resolve()  # a link stays one
-    if target.exists() and not target.is_file():
-        with _open(target, path) as raw:  # a pipe or a device takes no other name
-            yield from _text(raw, "")
-        return
-    temporary = temporary_name(target)
-    try:
-        with _open(temporary, path) as raw:
-            yield from _text(raw, target.suffix)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _open(target: Path, path: str) -> IO[bytes]:
-    try:
-        return target.open("wb")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _text(raw: IO[bytes], suffix: str) -> Iterator[TextIO]:
-    with _compressed(suffix, raw) as packed:
-        text = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
+    with contextlib.ExitStack() as stack:
+        try:
+            if target.exists() and not target.is_file():
+                raw, suffix = stack.enter_context(_in_place(target)), ""  # a pipe or a device takes no other name
+            else:
+                raw, suffix = stack.enter_context(staged_file(target)), target.suffix
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+        packed = _compressed(suffix, raw)
+        text = _Text(packed, path)
         yield text
-        text.flush()
         text.detach()
+        if packed is not raw:
+            with naming(path):
+                packed.close()
+
+
+@contextlib.contextmanager
+def _in_place(target: Path) -> Iterator[IO[bytes]]:
+    raw = target.open("wb")
+    try:
+        yield raw
+    finally:
+        with naming(target):
+            raw.close()
+
+
+class _Text(io.TextIOWrapper):
+    """UTF-8 whose errors of writing name the file."""
+
+    def __init__(self, raw: IO[bytes], label: str, *, write_through: bool = False) -> None:
+        super().__init__(raw, encoding="utf-8", newline="\n", write_through=write_through)
+        self._label = label
+
+    def write(self, text: str) -> int:
+        with naming(self._label):
+            return super().write(text)
+
+    def flush(self) -> None:
+        with naming(self._label):
+            super().flush()
 
 
 def _compressed(suffix: str, raw: IO[bytes]) -> IO[bytes]:

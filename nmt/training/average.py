@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
+from nmt.files import write_folder
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.checkpoint import (
     MODEL_FILE,
@@ -17,7 +18,6 @@ from nmt.training.checkpoint import (
     model_files,
     read_tensors,
     resolve_checkpoint,
-    write_folder,
 )
 from nmt.training.run_folder import CheckpointStore
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, DataError
-from nmt.files import sync, temporary_name
 from nmt.models.bands import FrequencyOrder
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.planned import Unfilled, sizes_only
@@ -62,39 +60,6 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {name: p.data for name, p in model.named_parameters()}
     tensors.update({name: b for name, b in model.named_buffers() if name in persistent})
     return tensors
-
-
-def write_folder(folder: Path, files: Mapping[str, Any]) -> None:
-    """Write a folder under a temporary name, flush it to disk, then rename it: it appears whole or not at all.
-
-    An existing folder is not taken away: its files are replaced one by one, so that it is never without one.
-
-    Args:
-        folder: where the files go.
-        files: name to a writer, called in order with the path to write.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written; what was there before is as it was.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        for name, write in files.items():
-            write(temporary / name)
-            (temporary / name).chmod(0o644)  # safetensors makes its files private
-            sync(temporary / name)
-        sync(temporary)
-        if folder.is_dir():
-            for name in files:
-                (temporary / name).replace(folder / name)
-            sync(folder)
-        else:
-            temporary.rename(folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nmt.config import ConfigError, DataError
-from nmt.files import is_leftover, sync, temporary_name, write_text
-from nmt.training.checkpoint import MODEL_FILE, write_folder
+from nmt.files import remove_folder, sync, write_folder, write_text
+from nmt.leftovers import is_leftover, scratch_name
+from nmt.training.checkpoint import MODEL_FILE
 from nmt.training.run_lock import LOCK_FILE
 from nmt.training.run_manifest import read_entries
 from nmt.training.seal import FACTS_FILE
@@ -166,7 +166,7 @@ class CheckpointStore:
         kept = {p.name for p in numbered[-self.keep_last :]} | set(ranking[: self.keep_best])
         for path in numbered:
             if path.name not in kept:
-                self._remove(path)
+                remove_folder(path)
             elif path not in numbered[-2:]:  # the one before the last serves should the last be damaged
                 for name in STATE_FILES:
                     (path / name).unlink(missing_ok=True)
@@ -178,7 +178,7 @@ class CheckpointStore:
             TrainingError: it cannot be written.
         """
         try:
-            write_folder(self.folder / name, files)
+            write_folder(self.folder / name, files, overwrite=True)
         except OSError as error:
             raise TrainingError(
                 f"{self.folder / name}: cannot be written ({error.strerror or error}); what was saved before is whole, "
@@ -189,21 +189,14 @@ class CheckpointStore:
         """Rename a damaged checkpoint, so that nothing takes it for one any more; its new place."""
         aside = path.with_name(f"damaged-{path.name}")
         if aside.exists():
-            self._remove(aside)
+            remove_folder(aside)
         path.rename(aside)
         sync(self.folder)
         return aside
 
-    def _remove(self, path: Path) -> None:
-        """Remove a folder: at once for whoever looks, then file by file."""
-        doomed = temporary_name(path)
-        path.rename(doomed)
-        shutil.rmtree(doomed)
-
     def link(self, name: str, target: str) -> None:
         """Make ``name`` point to a checkpoint, in one step."""
-        temporary = temporary_name(self.folder / name)
-        temporary.unlink(missing_ok=True)
+        temporary = scratch_name(self.folder / name)
         temporary.symlink_to(target)
         temporary.replace(self.folder / name)
         sync(self.folder)

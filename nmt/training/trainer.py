@@ -20,8 +20,8 @@ from nmt.data.batch import Batch
 from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches, training_splits
 from nmt.device import peak_memory_mib, torch_device
-from nmt.files import remove_leftovers
 from nmt.generation.ensemble import smallest
+from nmt.leftovers import settle_all
 from nmt.models.bands import FrequencyOrder
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.ranks import Ranks
@@ -221,7 +221,7 @@ class Trainer:
     def _fit(self) -> dict[str, float]:
         if self.ranks.first:
             for folder in (self.folder, self.store.folder):
-                remove_leftovers(folder)
+                settle_all(folder)
             extendable = not self.schedule.uses_total
             begun = Continued(self.folder) if self.store.newest_first() else None
             if begun is not None:

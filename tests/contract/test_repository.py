@@ -22,7 +22,7 @@ LAYERS = [
     ["models"],
     ["data", "text"],
     ["kernels"],
-    ["registry", "untrusted", "files", "ranks", "config", "overrides", "limits", "device", "provenance"],
+    ["registry", "untrusted", "files", "leftovers", "ranks", "config", "overrides", "limits", "device", "provenance"],
 ]
 """A part of ``nmt`` imports from its own line or from lines below."""
 RANK = {part: line for line, parts in enumerate(LAYERS) for part in parts}
@@ -240,6 +240,21 @@ def test_json_has_one_reader() -> None:
         for path in sources(FRAME, *COMPONENTS)
         for call, name in calls(ast.parse(path.read_text(encoding="utf-8")))
         if re.fullmatch(r"json\.loads?", name) and str(path.relative_to(ROOT)) not in allowed
+    ]
+    assert not bad
+
+
+def test_files_take_their_places_in_one_way() -> None:
+    """``nmt.files`` flushes and replaces, ``nmt.leftovers`` clears; the store of a run moves what has its own lock."""
+    allowed = {"nmt/files.py", "nmt/leftovers.py", "nmt/training/run_folder.py"}
+    banned = (
+        r".*\.(rename|rmtree|rmdir|unlink|symlink_to|mkstemp|NamedTemporaryFile)|(os|shutil)\.(replace|remove|move)"
+    )
+    bad = [
+        f"{path.relative_to(ROOT)}:{call.lineno}: {name}"
+        for path in sources(FRAME, *COMPONENTS)
+        for call, name in calls(ast.parse(path.read_text(encoding="utf-8")))
+        if re.fullmatch(banned, name) and str(path.relative_to(ROOT)) not in allowed
     ]
     assert not bad
 

@@ -73,7 +73,7 @@ def kill_somewhen(process: ForkServerProcess, run: Path, rng: random.Random) -> 
     process.join(rng.uniform(0, 0.01) if saving else 0)
     process.kill()
     process.join()
-    halves = [p.name for p in (run / "checkpoints").glob(f".*.{process.pid}.tmp")]
+    halves = [p.name for p in (run / "checkpoints").glob(".*.tmp")]
     return f"{moment:.3f} s, exit {process.exitcode}, half-written: {halves}"
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from nmt.files import write_folder
 from nmt.models.encoder_decoder import build_model
 from nmt.text.subword import VocabularyTraining, train_vocabulary
 from nmt.text.vocabulary import BOS, EOS, PAD, VocabularyPair
-from nmt.training.checkpoint import load_config, model_files, model_tensors, write_folder
+from nmt.training.checkpoint import load_config, model_files, model_tensors
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

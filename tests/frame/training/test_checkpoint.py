@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from nmt.config import ConfigError, DataError
 from nmt.data.corpus import Corpus
-from nmt.training.checkpoint import load_model, load_tensors, model_tensors, resolve_checkpoint, write_folder
+from nmt.training.checkpoint import load_model, load_tensors, model_tensors, resolve_checkpoint
 
 FILES = ["config.yaml", "model.safetensors", "sentencepiece.model"]
 
@@ -165,38 +165,6 @@ def test_no_checkpoint_there(make: Callable[[Path], object], message: str, tmp_p
 def test_a_run_stands_for_its_best_checkpoint(run: Path) -> None:
     assert resolve_checkpoint(run) == run / "checkpoints" / "best"
     assert resolve_checkpoint(run / "checkpoints" / "last") == run / "checkpoints" / "last"
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def writer(text: str) -> Callable[[Path], object]:
-    return lambda path: path.write_text(text)
-
-
-def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    def fail(path: Path) -> None:
-        assert not (tmp_path / "x").exists()
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_folder(tmp_path / "x", {"a": writer("1"), "b": fail})
-    assert list(tmp_path.iterdir()) == []
-    write_folder(tmp_path / "x", {"a": writer("1"), "b": writer("2")})
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "b", "x"]
-
-
-def test_folder_is_replaced_without_a_moment_of_absence(tmp_path: Path) -> None:
-    """A kill while the same moment is saved again (at the end of a run) must not cost the only checkpoint."""
-    write_folder(tmp_path / "x", {"a": writer("old"), "b": writer("old")})
-
-    def look(path: Path) -> None:
-        assert [(tmp_path / "x" / name).read_text() for name in "ab"] == ["old", "old"]
-        path.write_text("new")
-
-    write_folder(tmp_path / "x", {"a": writer("new"), "b": look})
-    assert [(tmp_path / "x" / name).read_text() for name in "ab"] == ["new", "new"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["x"]
 
 
 def test_load_tensors_needs_exactly_the_models(make_model, tmp_path: Path) -> None:

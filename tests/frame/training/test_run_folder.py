@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nmt.config import ConfigError
-from nmt.files import remove_leftovers
+from nmt.leftovers import scratch_name, settle_all
 from nmt.training.run_folder import CheckpointStore, adopt_config, flatten
 
 CONFIG = {"model": {"dropout": 0.1, "layers": 2}, "train": {"max_updates": 5}, "run": "x", "threads": 1}
@@ -115,9 +115,9 @@ def test_a_new_store_is_empty(tmp_path: Path) -> None:
 def test_half_written_leftovers_are_removed(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=1, keep_best=1)
     save(store, 1, [1])
-    (tmp_path / ".update-00000002.77.tmp").mkdir()
-    (tmp_path / ".last.77.tmp").symlink_to("update-00000001")
-    remove_leftovers(tmp_path)
+    scratch_name(tmp_path / "update-00000002").mkdir()
+    scratch_name(tmp_path / "last").symlink_to("update-00000001")
+    settle_all(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "last", "update-00000001"]
 
 

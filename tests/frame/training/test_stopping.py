@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from nmt.data.batch import Batch
-from nmt.files import remove_leftovers
-from nmt.training import checkpoint as checkpoint_module
+from nmt.files import write_folder
+from nmt.leftovers import settle_all
 from nmt.training.checkpoint import load_model
 from nmt.training.run_folder import CheckpointStore
 from nmt.training.signals import Interrupted, StopSignals
@@ -184,46 +184,31 @@ def save(folder: Path, update: int, best: int) -> None:
     CheckpointStore(folder, keep_last=2, keep_best=1).save(update, files, [CheckpointStore.name(best)])
 
 
-def killed_at(step: int, work: Callable[[], None]) -> bool:
-    """Do work in a process that is killed right before its step-th change of the file system; whether it was."""
-    child = os.fork()
-    if child == 0:
-        left = step
-
-        def watch(event: str, arguments: Any) -> None:
-            nonlocal left
-            if event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.chmod") or (
-                event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-            ):
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(watch)
-        work()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
+@pytest.mark.parametrize("swap", ["exchange", "renames"])
 @pytest.mark.parametrize("again", [False, True], ids=["a new moment", "the same moment again"])
-def test_killed_at_every_step_of_a_save(again: bool, tmp_path: Path) -> None:
+def test_killed_at_every_step_of_a_save(
+    again: bool, swap: str, struck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever step comes last: the links lead to whole checkpoints, and the next save leaves nothing behind."""
+    if swap == "renames":
+        monkeypatch.setattr("nmt.files._exchange", lambda *_: False)
     step, update = 0, 4 if not again else 3
     while True:
         folder = tmp_path / str(step)
         for earlier, best in ((1, 1), (2, 2), (3, 3)):
             save(folder, earlier, best)
-        killed = killed_at(step, lambda where=folder: save(where, update, update))
+        status = struck(lambda where=folder: save(where, update, update), signal.SIGKILL, step)
+        assert status in (0, -signal.SIGKILL)
+        settle_all(folder)  # as the next start does
         for link in ("last", "best"):
             assert {(folder / link / name).read_text() for name in FILES} <= {"3", str(update)}
         newest = CheckpointStore(folder, keep_last=2, keep_best=1).newest_first()[0]
         assert {(newest / name).read_text() for name in FILES} == {newest.name[-1]}
-        remove_leftovers(folder)
         save(folder, 5, 5)
         save(folder, 6, 6)
         names = ["best", "last", "update-00000005", "update-00000006"]
         assert sorted(p.name for p in folder.iterdir()) == names
-        if not killed:
+        if status == 0:
             break
         step += 1
     assert step > 15, "the audit hook saw nothing"
@@ -245,7 +230,7 @@ def test_links_and_removals_that_a_kill_cut_off_are_made_up_for(whole: Path, mak
     assert not (folder / "update-00000001" / "training.json").exists()
 
 
-@pytest.mark.parametrize("leftover", [".config.yaml.77.tmp", ".lock"])
+@pytest.mark.parametrize("leftover", [".config.yaml.nmt-0123abcd.tmp", ".lock"])
 def test_killed_before_there_was_a_configuration(leftover: str, train, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -284,10 +269,8 @@ def test_a_full_disk_is_one_line_and_costs_nothing(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    plain = checkpoint_module.write_folder
-
-    def write(folder: Path, files: dict[str, Any]) -> None:
-        plain(folder, {**files, file: full} if folder.name == "update-00000008" else files)
+    def write(folder: Path, files: dict[str, Any], **options: Any) -> None:
+        write_folder(folder, {**files, file: full} if folder.name == "update-00000008" else files, **options)
 
     monkeypatch.setattr("nmt.training.run_folder.write_folder", write)
     with pytest.raises(TrainingError) as caught:
