@@ -18,6 +18,7 @@ import torch
 import nmt
 from nmt.config import compose, parse_options
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
+from nmt.training.checksums import SUMS_FILE, write_sums
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 
@@ -83,6 +84,7 @@ def main() -> None:
         shutil.copytree(run / "checkpoints" / "last", checkpoint, ignore=shutil.ignore_patterns("training.*"))
         config = (checkpoint / "config.yaml").read_text(encoding="utf-8")
         (checkpoint / "config.yaml").write_text(config.replace(folder, "golden"), encoding="utf-8")
+        write_sums(checkpoint / SUMS_FILE)
         sources = (GOLDEN / "valid.en").read_text(encoding="utf-8").splitlines()
         translator = nmt.load(checkpoint)
         hypotheses = translator.translate(sources, beam=4)

@@ -18,7 +18,6 @@ import torch
 from omegaconf import OmegaConf
 
 from nmt.config import compose, parse_options
-from nmt.files import write_files
 from nmt.registry import build, discover
 from nmt.text.subword import VocabularyTraining, train_vocabulary
 from nmt.text.vocabulary import Vocabulary, VocabularyPair
@@ -63,11 +62,11 @@ def main(arguments: list[str]) -> None:
     torch.manual_seed(seed)
     model = build("task", options.task, key="task").build_model(options.model, pair)
     merged = {**OmegaConf.to_container(config), "checkpoint": describe(pair, "xx", "yy")}  # type: ignore[dict-item]
-    files = model_files(model_tensors(model), OmegaConf.create(merged), pair)
     lines = [" ".join(rng.choice(words, size=length)) for _ in range(num_lines)]
     assert {len(ids) for ids in vocabulary.encode_batch(lines)} == {length}
-    files["input.txt"] = lambda path: path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    write_files(out, files, files)
+    text = "".join(f"{line}\n" for line in lines)
+    more = {"input.txt": lambda path: path.write_text(text, encoding="utf-8")}
+    model_files(model_tensors(model), OmegaConf.create(merged), pair, more).write(out)
     print(f"{out}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(vocabulary)} pieces")
 
 

@@ -29,7 +29,7 @@ from nmt.registry import build, discover
 from nmt.tasks.interfaces import Task
 from nmt.text.scoring import check_counts, compare, corpus_score, read_lines
 from nmt.text.significance import holm
-from nmt.training.checkpoint import load_config, resolve_checkpoint
+from nmt.training.checkpoint import Checkpoint, resolve_checkpoint
 from nmt.untrusted import read_json
 
 logger = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
 
 def _check_translates(checkpoint: str, plugins: Sequence[str]) -> None:
     """What cannot be measured should show now."""
-    node = load_config(resolve_checkpoint(checkpoint)).task
+    node = Checkpoint.find(checkpoint).config.task
     discover(plugins)
     task: Task = build("task", node, key="task")
     if not task.parallel:

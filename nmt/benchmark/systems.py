@@ -13,10 +13,9 @@ from safetensors import safe_open
 
 from nmt.benchmark.options import OWN, SystemSpec
 from nmt.device import Device
-from nmt.files import file_digest
 from nmt.generation.options import GenerationBatchOptions, Precision, SearchOptions
 from nmt.generation.translator import Translator
-from nmt.training.checkpoint import CONFIG_FILE, MODEL_FILE, resolve_checkpoint
+from nmt.training.checkpoint import CONFIG_FILE, MODEL_FILE, Checkpoint, resolve_checkpoint
 
 UNLIMITED_TOKENS = 1 << 40
 
@@ -89,10 +88,8 @@ def num_parameters(checkpoint: str) -> int:
 
 def checkpoint_digest(checkpoint: str) -> str:
     """The sha256 (hex) of a checkpoint's weights and configuration."""
-    folder = resolve_checkpoint(checkpoint)
-    return hashlib.sha256(
-        "".join(file_digest(folder / name) for name in (MODEL_FILE, CONFIG_FILE)).encode()
-    ).hexdigest()
+    found = Checkpoint.find(checkpoint)
+    return hashlib.sha256("".join(found.digest(name) for name in (MODEL_FILE, CONFIG_FILE)).encode()).hexdigest()
 
 
 def load_system(spec: SystemSpec, device: Device, threads: int, plugins: Sequence[str]) -> System:

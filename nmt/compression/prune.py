@@ -16,7 +16,6 @@ from nmt.data.corpus import Corpus, ParallelSplit
 from nmt.data.iteration import evaluation_batches
 from nmt.data.options import BatchOptions
 from nmt.device import torch_device
-from nmt.files import write_folder
 from nmt.models.encoder_decoder import SequenceModel, num_parameters
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
@@ -129,7 +128,7 @@ def prune(options: PruneOptions) -> PruneReport:
     facts = {"of": loaded.path.resolve().name, "method": method, **pruned.report}
     OmegaConf.update(pruned.config, "checkpoint.pruned", facts, force_add=True)
     try:
-        write_folder(target.absolute(), model_files(pruned.tensors, pruned.config, loaded.vocabularies))
+        model_files(pruned.tensors, pruned.config, loaded.vocabularies).write(target.absolute())
     except OSError as error:
         raise ConfigError(f"out={options.out}: cannot be written ({error.strerror})") from error
     return PruneReport(

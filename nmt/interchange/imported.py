@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from nmt.config import DataError
-from nmt.files import write_folder
 from nmt.interchange.pieces import Aligned
 from nmt.interchange.stream import reorder_stream, turns_from_halves
 from nmt.registry import discover
@@ -140,4 +139,4 @@ def write_imported(model: Imported, out: Path, origin: str) -> None:
     tensors = model_tensors(built)
     if model.halves:
         tensors = reorder_stream(tensors, turns_from_halves(model.node["encoder"]["embed_dim"]))
-    write_folder(out, model_files(tensors, config, model.vocabularies))
+    model_files(tensors, config, model.vocabularies).write(out)

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from nmt.config import ConfigError
-from nmt.files import file_digest, write_text
+from nmt.files import write_text
 from nmt.reproduction.plan import Job
-from nmt.training.checkpoint import MODEL_FILE, resolve_checkpoint
+from nmt.training.checkpoint import Checkpoint
 from nmt.untrusted import parse_json, read_json
 
 logger = logging.getLogger(__name__)
+
+PLACES = ("checkpoint=", "out=")
+"""Overrides of a derived model that say where things lie: results may be moved."""
 
 LINE_SECONDS = 30.0
 """Seconds between lines of progress."""
@@ -86,8 +89,8 @@ def _start(job: Job) -> subprocess.Popen[bytes] | None:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     if job.source is not None:
         stamp = job.folder.with_name(f"{job.folder.name}.json")
-        digest = file_digest(resolve_checkpoint(job.source) / MODEL_FILE)
-        made: dict[str, Any] = {"command": str(job), "source": digest}
+        own = [text for text in job.overrides if not text.startswith(PLACES)]
+        made: dict[str, Any] = {"command": [job.command, *own], "source": Checkpoint.find(job.source).digest()}
         if job.folder.exists():
             if not stamp.is_file() or read_json(stamp) != made:
                 raise ConfigError(

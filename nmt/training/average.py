@@ -10,31 +10,23 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
-from nmt.files import write_folder
-from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checkpoint import (
-    MODEL_FILE,
-    load_config,
-    model_files,
-    read_tensors,
-    resolve_checkpoint,
-)
+from nmt.training.checkpoint import Checkpoint, model_files, read_tensors
 from nmt.training.run_folder import CheckpointStore
 
 
-def average_tensors(folders: Sequence[Path]) -> dict[str, Tensor]:
+def average_tensors(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
     """Mean of every tensor of some checkpoints of one model, summed in float64; whole numbers come from the last.
 
     Raises:
-        DataError: the checkpoints are of different models.
+        DataError: the checkpoints are damaged or of different models.
     """
-    assert folders, "nothing to average"
+    assert checkpoints, "nothing to average"
     totals: dict[str, Tensor] = {}
-    for folder in folders:
-        path = folder / MODEL_FILE
+    for checkpoint in checkpoints:
+        path = checkpoint.model_file
         tensors = read_tensors(path)
         if totals and ({k: v.shape for k, v in totals.items()} != {k: v.shape for k, v in tensors.items()}):
-            raise DataError(f"{path}: another model than {folders[0] / MODEL_FILE}: their tensors differ")
+            raise DataError(f"{path}: another model than {checkpoints[0].model_file}: their tensors differ")
         for name, tensor in tensors.items():
             if name not in totals:
                 totals[name] = tensor.double() if tensor.is_floating_point() else tensor
@@ -42,9 +34,9 @@ def average_tensors(folders: Sequence[Path]) -> dict[str, Tensor]:
                 totals[name] += tensor.double()
             else:
                 totals[name] = tensor
-    dtypes = {name: tensor.dtype for name, tensor in read_tensors(folders[-1] / MODEL_FILE).items()}
+    dtypes = {name: tensor.dtype for name, tensor in read_tensors(checkpoints[-1].model_file).items()}
     return {
-        name: (total / len(folders)).to(dtypes[name]) if total.dtype == torch.float64 else total
+        name: (total / len(checkpoints)).to(dtypes[name]) if total.dtype == torch.float64 else total
         for name, total in totals.items()
     }
 
@@ -69,7 +61,7 @@ def average_checkpoints(paths: Sequence[str], last: int | None, out: str) -> lis
         raise ConfigError(f"out={out} exists; choose another folder")
     if not paths:
         raise ConfigError("checkpoint=[]: give a run or a list of checkpoint folders")
-    folders = [resolve_checkpoint(path) for path in paths]
+    sources = [Checkpoint.find(path) for path in paths]
     if len(paths) == 1:
         store = CheckpointStore(Path(paths[0]) / "checkpoints", keep_last=1, keep_best=1)
         numbered = store.numbered()
@@ -81,18 +73,18 @@ def average_checkpoints(paths: Sequence[str], last: int | None, out: str) -> lis
                 f"last={last}: {paths[0]} has {len(numbered)} numbered checkpoints "
                 "(checkpoints.keep_last says how many a run keeps)"
             )
-        folders = numbered[-wanted:]
+        sources = [Checkpoint(folder) for folder in numbered[-wanted:]]
     elif last is not None:
         raise ConfigError("last= is for a single run; with a list of checkpoints all are averaged")
-    config = load_config(folders[-1])
-    vocabularies = VocabularyPair.load(folders[-1])
-    for folder in folders:
-        if load_config(folder).checkpoint.vocabulary != vocabularies.digest:
-            raise DataError(f"{folder}: was made with another vocabulary than {folders[-1]}")
-    OmegaConf.update(config, "checkpoint.average_of", [folder.name for folder in folders], force_add=True)
-    tensors = average_tensors(folders)
+    newest = sources[-1]
+    config, vocabularies = newest.config, newest.vocabularies
+    for source in sources:
+        if source.config.checkpoint.vocabulary != vocabularies.digest:
+            raise DataError(f"{source.folder}: was made with another vocabulary than {newest.folder}")
+    OmegaConf.update(config, "checkpoint.average_of", [source.folder.name for source in sources], force_add=True)
+    tensors = average_tensors(sources)
     try:
-        write_folder(target.absolute(), model_files(tensors, config, vocabularies))
+        model_files(tensors, config, vocabularies).write(target.absolute())
     except OSError as error:
         raise ConfigError(f"out={out}: cannot be written ({error.strerror})") from error
-    return folders
+    return [source.folder for source in sources]

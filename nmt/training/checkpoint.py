@@ -1,6 +1,7 @@
 """Checkpoints: folders that need nothing else, written atomically and read without unpickling.
 
-A checkpoint holds ``model.safetensors`` (tied matrices once), ``config.yaml`` and the sentencepiece model(s). In a run,
+A checkpoint holds ``model.safetensors`` (tied matrices once), ``config.yaml``, the sentencepiece model(s), and
+``SHA256SUMS`` with the digests of all of them. `CheckpointFiles` writes it, `Checkpoint` reads it. In a run,
 ``checkpoints/last`` and ``checkpoints/best`` are links to numbered folders, so that replacing one is a single step.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nmt.config import ConfigError, DataError
+from nmt.files import write_folder
 from nmt.models.bands import FrequencyOrder
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.planned import Unfilled, sizes_only
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
+from nmt.training.checksums import (
+    REMEDY,
+    SUMS_FILE,
+    DamagedError,
+    check_file,
+    read_sums,
+    write_sums,
+)
 from nmt.training.weights import read_into
 from nmt.untrusted import check_inside, file_size, read_yaml, shorten
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
+STATE_TENSORS, STATE_FACTS = "training.safetensors", "training.json"
+"""The state of a training, which the newest checkpoints of a run have."""
+
 KEYS = {
     **{"task": dict, "model": dict, "checkpoint.vocabulary": str},
     **{"checkpoint.source_language": str, "checkpoint.target_language": str},
@@ -78,23 +92,52 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def model_files(tensors: Mapping[str, Tensor], config: DictConfig, vocabularies: VocabularyPair) -> dict[str, Any]:
-    """Writers of the files that make a checkpoint, of the values that the tensors have now.
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """What a checkpoint is made of; the one way to write one.
+
+    Attributes:
+        writers: name of each file to a function that writes it, in order.
+    """
+
+    writers: Mapping[str, Callable[[Path], object]]
+
+    def write(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Write the folder with the digests of its files.
+
+        Args:
+            folder: it appears whole or not at all.
+            overwrite: replace what is there.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written; what was there before is as it was.
+        """
+        write_folder(folder, {**self.writers, SUMS_FILE: write_sums}, overwrite=overwrite)
+
+
+def model_files(
+    tensors: Mapping[str, Tensor],
+    config: DictConfig,
+    vocabularies: VocabularyPair,
+    more: Mapping[str, Callable[[Path], object]] | None = None,
+) -> CheckpointFiles:
+    """The files that make a checkpoint, of the values that the tensors have now.
 
     Args:
         tensors: see ``model_tensors``.
         config: the run's configuration, with the node ``checkpoint`` that ``describe`` makes.
         vocabularies: carried along.
+        more: writers of further files, such as the state of a training.
     """
     # Copied now: files are written later, when the model may hold other weights than its moving average.
     stored = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    files: dict[str, Any] = {
+    files: dict[str, Callable[[Path], object]] = {
         MODEL_FILE: lambda path: save_tensors(stored, path),
         CONFIG_FILE: lambda path: path.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8"),
     }
     for name, vocabulary in vocabularies.files.items():
         files[name] = vocabulary.save
-    return files
+    return CheckpointFiles({**files, **(more or {})})
 
 
 def describe(vocabularies: VocabularyPair, source_language: str, target_language: str, **more: Any) -> dict[str, Any]:
@@ -133,12 +176,92 @@ def resolve_checkpoint(path: str | Path, key: str = "checkpoint") -> Path:
     )
 
 
-def load_config(folder: Path) -> DictConfig:
-    """The configuration of a checkpoint folder.
+class Checkpoint:
+    """A checkpoint folder for reading: each of its files is compared with its digest before it is looked into.
+
+    Args:
+        folder: of the checkpoint itself.
 
     Raises:
-        DataError: missing, not YAML, more than plain values, or of another format version.
+        DataError: there are no digests.
     """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sums = read_sums(folder)
+        self._whole: dict[str, str] = {}
+
+    @classmethod
+    def find(cls, path: str | Path, key: str = "checkpoint") -> Checkpoint:
+        """The checkpoint that a path stands for; see `resolve_checkpoint`.
+
+        Raises:
+            ConfigError: the path does not exist, or holds no checkpoint.
+            DataError: a link leads out of the run, or there are no digests.
+        """
+        return cls(resolve_checkpoint(path, key))
+
+    def whole(self, name: str) -> Path:
+        """The path of a file that is what was written.
+
+        Raises:
+            DamagedError: it is not.
+        """
+        if name not in self._whole:
+            self._whole[name] = check_file(self.folder, name, self._sums)
+        return self.folder / name
+
+    @property
+    def model_file(self) -> Path:
+        """The weights.
+
+        Raises:
+            DamagedError: they are not what was written.
+        """
+        return self.whole(MODEL_FILE)
+
+    def digest(self, name: str = MODEL_FILE) -> str:
+        """The sha256 (hex) of a file, by default of the weights.
+
+        Raises:
+            DamagedError: it is not what was written.
+        """
+        self.whole(name)
+        return self._whole[name]
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The configuration.
+
+        Raises:
+            DataError: missing, changed, not YAML, more than plain values, or of another format version.
+        """
+        try:
+            self.whole(CONFIG_FILE)
+        except DamagedError as error:
+            raise DamagedError(f"{error}; if you changed it, `{REMEDY}` in that folder takes it as it is") from error
+        return _read_config(self.folder)
+
+    @cached_property
+    def vocabularies(self) -> VocabularyPair:
+        """The vocabularies.
+
+        Raises:
+            DataError: a file is missing or damaged, or they are not those that the model was trained with.
+        """
+        others = self._sums.keys() - {MODEL_FILE, CONFIG_FILE, STATE_TENSORS, STATE_FACTS}
+        for name in sorted(others):
+            self.whole(name)
+        pair = VocabularyPair.load(self.folder)
+        for name in pair.files:
+            self.whole(name)  # one that has no digest is refused
+        if pair.digest != self.config.checkpoint.vocabulary:
+            raise DataError(f"{self.folder}: its sentencepiece model is not the one that the model was trained with")
+        return pair
+
+
+def _read_config(folder: Path) -> DictConfig:
+    """The configuration of a checkpoint folder; see `Checkpoint.config`."""
     path = folder / CONFIG_FILE
     config = read_yaml(path)
     plain = OmegaConf.to_container(config)
@@ -302,18 +425,14 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", plugins: It
         DataError: a file is missing, truncated, foreign or hostile.
     """
     discover(plugins)
-    folder = resolve_checkpoint(path)
-    config = load_config(folder)
-    vocabularies = VocabularyPair.load(folder)
-    if vocabularies.digest != config.checkpoint.vocabulary:
-        raise DataError(f"{folder}: its sentencepiece model is not the one that the model was trained with")
-    shapes = tensor_shapes(folder / MODEL_FILE)
+    checkpoint = Checkpoint.find(path)
+    config, vocabularies, file = checkpoint.config, checkpoint.vocabularies, checkpoint.model_file
     try:
-        model = build_to_fit(config, vocabularies, shapes, folder / MODEL_FILE)
+        model = build_to_fit(config, vocabularies, tensor_shapes(file), file)
     except ConfigError as error:
         needed = [p for p in config.get("plugins") or [] if p not in set(plugins)]
         hint = f"; it was trained with plug-ins: give plugins=[{','.join(needed)}]" if needed else ""
-        raise ConfigError(f"{folder / CONFIG_FILE}: {shorten(error, 1000)}{hint}") from error
-    read_into(folder / MODEL_FILE, model_tensors(model))
-    check_orders(model, model_tensors(model), folder / MODEL_FILE)
-    return Loaded(model.to(device).eval(), vocabularies, config, folder)
+        raise ConfigError(f"{checkpoint.folder / CONFIG_FILE}: {shorten(error, 1000)}{hint}") from error
+    read_into(file, model_tensors(model))
+    check_orders(model, model_tensors(model), file)
+    return Loaded(model.to(device).eval(), vocabularies, config, checkpoint.folder)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from nmt.config import DataError
 from nmt.ranks import Ranks
+from nmt.training.checksums import DamagedError
 from nmt.training.run_folder import CheckpointStore
 from nmt.training.training_state import Learner
 
@@ -20,14 +20,15 @@ def restore_newest(learner: Learner, store: CheckpointStore, ranks: Ranks) -> No
     and removals that a kill cut off are made up for. Every process must call; the first one writes.
 
     Raises:
-        DataError: there are checkpoints, but none of them can be continued.
+        DamagedError: there are checkpoints, and all of them are damaged.
+        DataError: the newest one that is whole has no digests, or is of another training.
     """
-    damaged: list[tuple[Path, DataError]] = []
+    damaged: list[tuple[Path, DamagedError]] = []
     for name in ranks.broadcast([path.name for path in store.newest_first()]):  # as the first process sees the folder
         folder = store.folder / name
         try:
             learner.restore(folder)
-        except DataError as error:
+        except DamagedError as error:
             damaged.append((folder, error))
             continue
         if ranks.first:
@@ -39,7 +40,7 @@ def restore_newest(learner: Learner, store: CheckpointStore, ranks: Ranks) -> No
             store.settle([entry for _, entry in learner.progress.ranking])
         return
     if damaged:
-        raise DataError(
+        raise DamagedError(
             f"{damaged[0][1]}; no earlier checkpoint can be continued either: "
             f"choose another run=, or remove {store.folder} to begin anew"
         )

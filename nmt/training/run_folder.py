@@ -10,19 +10,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nmt.config import ConfigError, DataError
-from nmt.files import remove_folder, sync, write_folder, write_text
+from nmt.files import remove_folder, sync, write_text
 from nmt.leftovers import is_leftover, scratch_name
-from nmt.training.checkpoint import MODEL_FILE
+from nmt.training.checkpoint import MODEL_FILE, STATE_FACTS, STATE_TENSORS, CheckpointFiles
 from nmt.training.run_lock import LOCK_FILE
 from nmt.training.run_manifest import read_entries
-from nmt.training.seal import FACTS_FILE
-from nmt.training.training_state import TENSORS_FILE
 from nmt.training.update import TrainingError
 from nmt.untrusted import read_yaml, typed
 
 logger = logging.getLogger(__name__)
 
-STATE_FILES = (TENSORS_FILE, FACTS_FILE)
 EXTENDABLE = ("train.max_updates", "train.max_epochs", "train.patience")
 """Keys that may change when a run goes on: they say when to stop, not what is learned."""
 IRRELEVANT = ("run", "device", "threads", "train.parallel", "batch.workers")
@@ -136,12 +133,12 @@ class CheckpointStore:
         """Folder of the checkpoint after an update."""
         return f"update-{update:08d}"
 
-    def save(self, update: int, files: Mapping[str, Any], ranking: list[str]) -> None:
+    def save(self, update: int, files: CheckpointFiles, ranking: list[str]) -> None:
         """Write a checkpoint, move the links and remove what is not kept any more.
 
         Args:
             update: number of updates done.
-            files: see ``write_folder``.
+            files: what it is made of.
             ranking: names of the validated checkpoints, best first.
 
         Raises:
@@ -168,17 +165,17 @@ class CheckpointStore:
             if path.name not in kept:
                 remove_folder(path)
             elif path not in numbered[-2:]:  # the one before the last serves should the last be damaged
-                for name in STATE_FILES:
+                for name in (STATE_TENSORS, STATE_FACTS):
                     (path / name).unlink(missing_ok=True)
 
-    def save_aside(self, name: str, files: Mapping[str, Any]) -> None:
+    def save_aside(self, name: str, files: CheckpointFiles) -> None:
         """Write a checkpoint that is no moment of the training, such as an average.
 
         Raises:
             TrainingError: it cannot be written.
         """
         try:
-            write_folder(self.folder / name, files, overwrite=True)
+            files.write(self.folder / name, overwrite=True)
         except OSError as error:
             raise TrainingError(
                 f"{self.folder / name}: cannot be written ({error.strerror or error}); what was saved before is whole, "

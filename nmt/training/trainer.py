@@ -28,7 +28,7 @@ from nmt.ranks import Ranks
 from nmt.registry import build, discover, find
 from nmt.tasks.interfaces import Task
 from nmt.training.average import average_tensors
-from nmt.training.checkpoint import describe, model_files
+from nmt.training.checkpoint import Checkpoint, CheckpointFiles, describe, model_files
 from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
 from nmt.training.logger import RunLogger, SilentLogger
@@ -472,18 +472,20 @@ class Trainer:
         progress.windows, progress.lines = gathered(self.window, self.ranks), self.log.lines
         state = self.learner.state_files()
         with self.learner.average.applied():
-            files = self._model_files(self.parallel.tensors())
+            files = self._model_files(self.parallel.tensors(), state)
         if self.ranks.first:
-            self.store.save(progress.update, {**files, **state}, [name for _, name in progress.ranking])
+            self.store.save(progress.update, files, [name for _, name in progress.ranking])
         self.ranks.wait()  # who ends before the checkpoint is there would have torchrun end the others
 
-    def _model_files(self, tensors: dict[str, Tensor], **more: Any) -> dict[str, Any]:
-        return model_files(tensors, self._checkpoint_config(**more), self.corpus.vocabularies)
+    def _model_files(
+        self, tensors: dict[str, Tensor], state: dict[str, Any] | None = None, **facts: Any
+    ) -> CheckpointFiles:
+        return model_files(tensors, self._checkpoint_config(**facts), self.corpus.vocabularies, state)
 
     def _average_at_end(self, figures: dict[str, float]) -> dict[str, float]:
         """Average the newest checkpoints; the result becomes the best one if it is."""
         names = self.ranks.broadcast([p.name for p in self.store.numbered()[-self.options.checkpoints.average :]])
-        newest = [self.store.folder / name for name in names]
+        newest = [Checkpoint(self.store.folder / name) for name in names]
         name = f"average-{CheckpointStore.name(self.learner.progress.update)}"
         local = self.parallel.local()
         kept = {key: tensor.clone() for key, tensor in local.items()}

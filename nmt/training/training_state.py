@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,19 +16,19 @@ from nmt.config import DataError
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.training.checkpoint import (
     MODEL_FILE,
+    STATE_FACTS,
+    STATE_TENSORS,
+    Checkpoint,
     check_orders,
-    load_config,
     read_tensors,
     save_tensors,
 )
+from nmt.training.checksums import DamagedError
 from nmt.training.ema import MovingAverage
 from nmt.training.parallel import Replicas
 from nmt.training.randomness import check_random, random_states, restore_random
-from nmt.training.seal import FACTS_FILE, seal, unseal
 from nmt.training.window import Window
-from nmt.untrusted import is_plain_name, shorten, typed
-
-TENSORS_FILE = "training.safetensors"
+from nmt.untrusted import is_plain_name, read_json, shorten, typed
 
 
 @dataclass
@@ -91,10 +92,7 @@ class Learner:
     progress: Progress
 
     def state_files(self) -> dict[str, Any]:
-        """Writers of the files that hold the state, taken now; to be written after all others of the checkpoint.
-
-        They are complete on the first process only.
-        """
+        """Writers of the files that hold the state, taken now; they are complete on the first process only."""
         tensors = random_states(self.parallel.ranks)
 
         def keep(name: str, tensor: Tensor) -> None:
@@ -113,22 +111,28 @@ class Learner:
             "param_groups": optimizer["param_groups"],
             "scaler": self.scaler.state_dict(),
         }
-        return {TENSORS_FILE: lambda path: save_tensors(tensors, path), FACTS_FILE: lambda path: seal(facts, path)}
+        return {
+            STATE_TENSORS: lambda path: save_tensors(tensors, path),
+            STATE_FACTS: lambda path: path.write_text(json.dumps(facts), encoding="utf-8"),
+        }
 
     def restore(self, folder: Path) -> None:
         """Go back to the state of a checkpoint, if all processes can.
 
         Raises:
-            DataError: for one of them a file is missing, damaged or of another model; nothing has changed in any.
+            DamagedError: for one of them a file is missing or damaged; nothing has changed in any.
+            DataError: for one of them it is no state of this training; nothing has changed in any.
         """
         cause, stored = None, None
         try:
             stored = self._read(folder)
         except DataError as error:
             cause = error
-        reasons = self.parallel.ranks.all_gather(cause and str(cause))
-        if stored is None or any(reasons):
-            raise DataError(next(filter(None, reasons))) from cause
+        found = self.parallel.ranks.all_gather(cause and [isinstance(cause, DamagedError), str(cause)])
+        reasons = sorted(filter(None, found), reverse=True)  # one that finds damage outweighs one that finds more
+        if stored is None or reasons:
+            damaged, reason = reasons[0]
+            raise (DamagedError if damaged else DataError)(reason) from cause
         self._take(stored, folder)
 
     def _read(self, folder: Path) -> _Stored:
@@ -137,9 +141,11 @@ class Learner:
         Raises:
             DataError: it cannot be taken.
         """
-        facts = unseal(folder)
-        path = folder / FACTS_FILE
+        checkpoint = Checkpoint(folder)
+        _ = checkpoint.config, checkpoint.vocabularies
+        path, state, model = (checkpoint.whole(name) for name in (STATE_FACTS, STATE_TENSORS, MODEL_FILE))
         try:
+            facts = typed(dict[str, Any], read_json(path, finite=False), "the top")
             progress = typed(Progress, facts["progress"], "progress", least=-1)
             if not all(is_plain_name(name) for _, name in progress.ranking):
                 raise TypeError("progress.ranking names something outside of the run")
@@ -151,17 +157,15 @@ class Learner:
             _check_alike(self.scaler.state_dict(), scaler, "scaler")
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not the state of a training run ({shorten(error)})") from error
-        load_config(folder)
-        path = folder / TENSORS_FILE
-        tensors, weights = read_tensors(path), read_tensors(folder / MODEL_FILE)
+        tensors, weights = read_tensors(state), read_tensors(model)
         raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
-        self.parallel.check(weights, folder / MODEL_FILE)
-        check_orders(self.model, weights, folder / MODEL_FILE)
+        self.parallel.check(weights, model)
+        check_orders(self.model, weights, model)
         if self.average.decay:
-            self.parallel.check(raw, path)
-            check_orders(self.model, raw, path)
-        check_random(tensors, self.parallel.ranks.rank, path)
-        optimizer = {"state": self._optimizer_state(tensors, path), "param_groups": groups}
+            self.parallel.check(raw, state)
+            check_orders(self.model, raw, state)
+        check_random(tensors, self.parallel.ranks.rank, state)
+        optimizer = {"state": self._optimizer_state(tensors, state), "param_groups": groups}
         return _Stored(weights, raw, optimizer, scaler, tensors, progress)
 
     def _take(self, stored: _Stored, folder: Path) -> None:
@@ -170,7 +174,7 @@ class Learner:
         if self.average.decay:
             for kept, parameter in zip(self.average.average, self.average.parameters, strict=True):
                 kept.copy_(parameter)
-            self.parallel.load(stored.raw, folder / TENSORS_FILE)
+            self.parallel.load(stored.raw, folder / STATE_TENSORS)
         self.optimizer.load_state_dict(stored.optimizer)
         self.scaler.load_state_dict(stored.scaler)
         restore_random(stored.tensors, self.parallel.ranks.rank, stored.progress.update)

@@ -7,11 +7,10 @@ import logging
 from torch import Tensor
 
 from nmt.config import ConfigError
-from nmt.files import file_digest
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import Part
 from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checkpoint import MODEL_FILE, load_config, model_tensors, read_tensors, resolve_checkpoint
+from nmt.training.checkpoint import Checkpoint, model_tensors, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +20,9 @@ def weights_digest(path: str) -> str:
 
     Raises:
         ConfigError: no checkpoint there.
+        DataError: it is damaged.
     """
-    return file_digest(resolve_checkpoint(path, "init_from") / MODEL_FILE)
+    return Checkpoint.find(path, "init_from").digest()
 
 
 def warm_start(model: SequenceModel, path: str, vocabularies: VocabularyPair) -> None:
@@ -40,10 +40,10 @@ def warm_start(model: SequenceModel, path: str, vocabularies: VocabularyPair) ->
         ConfigError: no checkpoint there, its vocabulary is another one, or nothing fits.
         DataError: the checkpoint is damaged.
     """
-    folder = resolve_checkpoint(path, "init_from")
-    if load_config(folder).checkpoint.vocabulary != vocabularies.digest:
+    checkpoint = Checkpoint.find(path, "init_from")
+    if checkpoint.config.checkpoint.vocabulary != vocabularies.digest:
         raise ConfigError(f"init_from={path}: was trained with another vocabulary than that of the corpus")
-    found = read_tensors(folder / MODEL_FILE)
+    found = read_tensors(checkpoint.model_file)
     own = model_tensors(model)
     taken = {name for name, tensor in own.items() if name in found and _fits(tensor, found[name])}
     for name in taken:
@@ -53,7 +53,7 @@ def warm_start(model: SequenceModel, path: str, vocabularies: VocabularyPair) ->
         raise ConfigError(f"init_from={path}: no tensor of it fits the model; leave init_from out, or choose another")
     logger.info(
         "weights from %s: %d tensors taken, %d converted, %d left new%s; %d of the checkpoint left over%s",
-        folder,
+        checkpoint.folder,
         len(taken),
         len(converted),
         *_named(own.keys() - taken - converted),

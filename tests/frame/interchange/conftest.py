@@ -10,11 +10,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from nmt.files import write_folder
 from nmt.models.encoder_decoder import build_model
 from nmt.text.subword import VocabularyTraining, train_vocabulary
 from nmt.text.vocabulary import BOS, EOS, PAD, VocabularyPair
-from nmt.training.checkpoint import load_config, model_files, model_tensors
+from nmt.training.checkpoint import Checkpoint, model_files, model_tensors
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -66,7 +65,7 @@ def write_checkpoint(tmp_path: Path, golden: Path) -> WriteCheckpoint:
     """
 
     def write(*overrides: str, vocabularies: VocabularyPair | None = None, ends: float = 0.0, seed: int = 3) -> Path:
-        config = load_config(golden)
+        config = Checkpoint(golden).config
         pair = vocabularies or VocabularyPair.load(golden)
         for override in overrides:
             key, value = override.split("=")
@@ -82,7 +81,7 @@ def write_checkpoint(tmp_path: Path, golden: Path) -> WriteCheckpoint:
             model.output.projection.bias.data[EOS] += ends
             model.output.projection.bias.data[[PAD, BOS]] = -1e4
         folder = tmp_path / "checkpoint"
-        write_folder(folder, model_files(model_tensors(model), config, pair))
+        model_files(model_tensors(model), config, pair).write(folder)
         return folder
 
     return write

@@ -105,6 +105,9 @@ def test_from_recipe_to_report(digits: Path, tmp_path: Path) -> None:
     }
     assert [path.stat().st_mtime_ns for path in sorted((out / "runs/measured").iterdir())] == times
     assert model.stat().st_mtime_ns == before
+    out = out.rename(tmp_path / "elsewhere")  # results may move
+    make_all(plan(make_options(digits, out), {}), 2)
+    assert (out / "runs/two-tiny-seed1/checkpoints/last/model.safetensors").stat().st_mtime_ns == before
     changed = {**RECIPE, "variants": {**RECIPE["variants"]}}
     changed["variants"]["mean"] = {**RECIPE["variants"]["mean"], "overrides": ["last=2"]}
     with pytest.raises(ConfigError, match="was made by another command"):

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 from nmt.config import ConfigError, DataError
 from nmt.training.average import average_checkpoints, average_tensors
-from nmt.training.checkpoint import load_model
+from nmt.training.checkpoint import Checkpoint, load_model
+from nmt.training.checksums import SUMS_FILE, write_sums
 
 MODEL = "model.safetensors"
 
@@ -49,7 +50,8 @@ def test_whole_numbers_come_from_the_last_and_dtypes_stay(tmp_path: Path) -> Non
         save_file(
             {"half": torch.tensor([number], dtype=torch.float16), "count": torch.tensor([number])}, folder / MODEL
         )
-    got = average_tensors([tmp_path / "a", tmp_path / "b"])
+        write_sums(folder / SUMS_FILE)
+    got = average_tensors([Checkpoint(tmp_path / "a"), Checkpoint(tmp_path / "b")])
     assert got == {"half": torch.tensor([2.5], dtype=torch.float16), "count": torch.tensor([4])}
     assert got["half"].dtype == torch.float16
 
@@ -80,11 +82,13 @@ def test_other_models_do_not_fit(run: Path, checkpoint: Path, tmp_path: Path) ->
     last = str(run / "checkpoints" / "last")
     tensors = load_file(checkpoint / MODEL)
     save_file({**tensors, "encoder.norm.weight": torch.zeros(3)}, checkpoint / MODEL)
+    write_sums(checkpoint / SUMS_FILE)
     with pytest.raises(DataError, match=r"another model than .*: their tensors differ"):
         average_checkpoints([last, str(checkpoint)], None, str(tmp_path / "out"))
     shutil.copy(Path(last) / MODEL, checkpoint / MODEL)
     config = OmegaConf.load(checkpoint / "config.yaml")
     config.checkpoint.vocabulary = "0" * 64
     OmegaConf.save(config, checkpoint / "config.yaml")
+    write_sums(checkpoint / SUMS_FILE)
     with pytest.raises(DataError, match="was made with another vocabulary than"):
         average_checkpoints([str(checkpoint), last], None, str(tmp_path / "out"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from torch.testing import assert_close
 from nmt.config import ConfigError, DataError
 from nmt.data.corpus import Corpus
 from nmt.training.checkpoint import load_model, load_tensors, model_tensors, resolve_checkpoint
+from nmt.training.checksums import SUMS_FILE, DamagedError, write_sums
 
-FILES = ["config.yaml", "model.safetensors", "sentencepiece.model"]
+FILES = ["SHA256SUMS", "config.yaml", "model.safetensors", "sentencepiece.model"]
 
 
 def test_round_trip_gives_the_same_outputs(train, tmp_path: Path, digits: Path) -> None:
@@ -76,6 +78,11 @@ def rewrite(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
     return spoil
 
 
+def reseal(checkpoint: Path) -> None:
+    """Make the digests anew, so that what they do not show is looked at."""
+    write_sums(checkpoint / SUMS_FILE)
+
+
 def edit(key: str, value: object) -> Callable[[Path], None]:
     def spoil(path: Path) -> None:
         config = OmegaConf.load(path)
@@ -101,7 +108,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         rewrite(lambda t: t.update({NORM: torch.zeros(3)})),
         f"{NORM} has shape (3,), the model needs (16,)",
     ),
-    "no config": ("config.yaml", Path.unlink, "cannot be read (No such file or directory)"),
+    "no config": ("config.yaml", Path.unlink, "config.yaml: cannot be read (No such file or directory)"),
     "not yaml": ("config.yaml", lambda p: p.write_text("a: [1"), "not a configuration"),
     "binary": ("config.yaml", lambda p: p.write_bytes(b"\xff\xfe\x00"), "not a configuration"),
     "a list": ("config.yaml", lambda p: p.write_text("- 1"), "not a configuration (no keys at the top)"),
@@ -118,16 +125,26 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.parametrize("resealed", [True, False])
 @pytest.mark.parametrize(("file", "spoil", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_damage_is_one_line_with_the_path(
-    file: str, spoil: Callable[[Path], object], message: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    file: str,
+    spoil: Callable[[Path], object],
+    message: str,
+    resealed: bool,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(checkpoint.parent)
     spoil(checkpoint / file)
+    if resealed:
+        reseal(checkpoint)
     with pytest.raises((DataError, ConfigError)) as caught:
         load_model(checkpoint)
     text = str(caught.value)
-    assert message in text
+    assert resealed or isinstance(caught.value, DamagedError)
+    shown = ("damaged (its content is not what SHA256SUMS says)", "cannot be read (No such file or directory)")
+    assert message in text or (not resealed and any(part in text for part in shown))
     assert text.startswith(str(checkpoint)) or text.startswith(f"checkpoint={checkpoint}")
     assert "\n" not in text
     assert not (checkpoint.parent / "executed").exists()
@@ -136,6 +153,7 @@ def test_damage_is_one_line_with_the_path(
 def test_another_vocabulary(checkpoint: Path, make_corpus) -> None:
     other = make_corpus(60, seed=9) / "sentencepiece.model"
     (checkpoint / "sentencepiece.model").write_bytes(other.read_bytes())
+    reseal(checkpoint)
     with pytest.raises(DataError, match="its sentencepiece model is not the one that the model was trained with"):
         load_model(checkpoint)
 
@@ -143,6 +161,7 @@ def test_another_vocabulary(checkpoint: Path, make_corpus) -> None:
 def test_missing_plugin_is_named(checkpoint: Path) -> None:
     edit("model.encoder.feed_forward.name", "from_a_plugin")(checkpoint / "config.yaml")
     edit("plugins", ["some.plugin"])(checkpoint / "config.yaml")
+    reseal(checkpoint)
     with pytest.raises(ConfigError, match=r"'from_a_plugin' is not a registered .*: give plugins=\[some\.plugin\]$"):
         load_model(checkpoint)
 
@@ -165,6 +184,41 @@ def test_no_checkpoint_there(make: Callable[[Path], object], message: str, tmp_p
 def test_a_run_stands_for_its_best_checkpoint(run: Path) -> None:
     assert resolve_checkpoint(run) == run / "checkpoints" / "best"
     assert resolve_checkpoint(run / "checkpoints" / "last") == run / "checkpoints" / "last"
+
+
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_digests(checkpoint: Path) -> None:
+    """The line says what to type, and typed in the folder it helps."""
+    (checkpoint / SUMS_FILE).unlink()
+    with pytest.raises(DataError) as caught:
+        load_model(checkpoint)
+    said = str(caught.value)
+    assert said.startswith(
+        f"{checkpoint}: no SHA256SUMS in it, so nothing shows whether its files are whole; where you"
+    )
+    [command] = re.findall("`(.*)`", said)
+    subprocess.run(command, shell=True, check=True, cwd=checkpoint)
+    assert load_model(checkpoint).path == checkpoint
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", SUMS_FILE], check=True, cwd=checkpoint)
+
+
+def test_a_configuration_that_was_edited(checkpoint: Path) -> None:
+    """The same line again: what was changed on purpose is taken when the digests are made anew."""
+    edit("model.dropout", 0.25)(checkpoint / "config.yaml")
+    with pytest.raises(DataError, match=r"config\.yaml: damaged .*; if you changed it, `sha256sum") as caught:
+        load_model(checkpoint)
+    [command] = re.findall("`(.*)`", str(caught.value))
+    subprocess.run(command, shell=True, check=True, cwd=checkpoint)
+    assert load_model(checkpoint).config.model.dropout == 0.25
+
+
+def test_a_file_that_has_no_digest_is_not_read(checkpoint: Path) -> None:
+    path = checkpoint / SUMS_FILE
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "model.safetensors" not in line))
+    with pytest.raises(DamagedError, match=r"model\.safetensors: SHA256SUMS beside it has no digest of it"):
+        load_model(checkpoint)
 
 
 def test_load_tensors_needs_exactly_the_models(make_model, tmp_path: Path) -> None:

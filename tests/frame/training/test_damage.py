@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from nmt.config import DataError
 from nmt.training.checkpoint import load_model, model_tensors
+from nmt.training.checksums import SUMS_FILE, write_sums
 
 OVERRIDES = [
     "model.dropout=0.3", "train.ema=0.8", "validate.every=5", "checkpoints.every=5", "optimizer.lr=0.01",
@@ -51,22 +52,20 @@ def other_lr(path: Path) -> None:
 
 
 DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
-    ("training.safetensors", truncate, "damaged (its content is not what training.json says)"),
-    ("training.safetensors", flip, "damaged (its content is not what training.json says)"),
-    ("training.safetensors", zeros, "damaged (its content is not what training.json says)"),
+    ("training.safetensors", truncate, "damaged (its content is not what SHA256SUMS says)"),
+    ("training.safetensors", flip, "damaged (its content is not what SHA256SUMS says)"),
+    ("training.safetensors", zeros, "damaged (its content is not what SHA256SUMS says)"),
     ("training.safetensors", Path.unlink, "cannot be read (No such file or directory)"),
-    ("training.json", truncate, "not JSON ("),
-    ("training.json", garbage, "not JSON ("),
-    ("training.json", lambda p: p.write_text("{}"), "not the state of a training run (KeyError"),
-    ("training.json", lambda p: p.write_text("[]"), "not the state of a training run (TypeError"),
-    ("training.json", other_lr, "damaged (its content is not what was written)"),
+    ("training.json", truncate, "damaged (its content is not what SHA256SUMS says)"),
+    ("training.json", other_lr, "damaged (its content is not what SHA256SUMS says)"),
     ("training.json", Path.unlink, "cannot be read (No such file or directory)"),
-    ("model.safetensors", truncate, "damaged (its content is not what training.json says)"),
-    ("model.safetensors", flip, "damaged (its content is not what training.json says)"),
-    ("model.safetensors", garbage, "damaged (its content is not what training.json says)"),
+    ("model.safetensors", truncate, "damaged (its content is not what SHA256SUMS says)"),
+    ("model.safetensors", flip, "damaged (its content is not what SHA256SUMS says)"),
+    ("model.safetensors", garbage, "damaged (its content is not what SHA256SUMS says)"),
     ("model.safetensors", Path.unlink, "cannot be read (No such file or directory)"),
-    ("sentencepiece.model", truncate, "damaged (its content is not what training.json says)"),
-    ("config.yaml", garbage, "not a configuration"),
+    ("sentencepiece.model", truncate, "damaged (its content is not what SHA256SUMS says)"),
+    ("SHA256SUMS", flip, ""),
+    ("config.yaml", garbage, "damaged (its content is not what SHA256SUMS says)"),
     ("config.yaml", Path.unlink, "cannot be read (No such file or directory)"),
 ]
 
@@ -119,7 +118,7 @@ def test_falls_back_to_the_one_before(
     with caplog.at_level(logging.WARNING):
         train(f"run={run}", f"train.max_updates={END}", *OVERRIDES)
     [said] = caplog.messages
-    assert said.startswith(f"{newest / file}: {reason}")
+    assert said.startswith(f"{newest / file}: {reason}" if reason else f"{newest}/")
     ending = "this checkpoint is set aside as damaged-update-00000015, training goes on from update-00000010"
     assert said.endswith(ending)
     assert_same(run, whole)
@@ -191,8 +190,24 @@ def test_without_a_whole_checkpoint_nothing_is_begun_anew(stopped: Path, train, 
     with pytest.raises(DataError) as caught:
         train(f"run={run}", f"train.max_updates={END}", *OVERRIDES)
     said = str(caught.value)
-    assert said.startswith(f"{run}/checkpoints/update-00000015/training.json: not JSON (")
+    assert said.startswith(f"{run}/checkpoints/update-00000015/training.json: damaged (")
     assert said.endswith(
         f"no earlier checkpoint can be continued either: choose another run=, or remove {run}/checkpoints to begin anew"
     )
     assert sorted((p, p.stat().st_size) for p in (run / "checkpoints").rglob("*")) == before
+
+
+def test_what_is_whole_is_not_set_aside(stopped: Path, train, tmp_path: Path) -> None:
+    """Digests that are gone, or a state that fits no more, are no damage: the run is refused, nothing is touched."""
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run, symlinks=True)
+    newest = run / "checkpoints" / "update-00000015"
+    (newest / "training.json").write_text("{}")
+    write_sums(newest / SUMS_FILE)
+    for message in (r"training\.json: not the state of a training run", "no SHA256SUMS in it, .* `sha256sum"):
+        before = sorted((p, p.stat().st_size) for p in (run / "checkpoints").rglob("*"))
+        with pytest.raises(DataError, match=message) as caught:
+            train(f"run={run}", f"train.max_updates={END}", *OVERRIDES)
+        assert "remove" not in str(caught.value)
+        assert sorted((p, p.stat().st_size) for p in (run / "checkpoints").rglob("*")) == before
+        (newest / SUMS_FILE).unlink(missing_ok=True)

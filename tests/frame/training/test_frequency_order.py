@@ -13,6 +13,7 @@ from nmt.data.corpus import Corpus
 from nmt.generation.translator import Translator
 from nmt.training.average import average_checkpoints
 from nmt.training.checkpoint import load_model
+from nmt.training.checksums import SUMS_FILE, write_sums
 
 ADAPTIVE = [
     "model.output={name: adaptive, cutoffs: [6, 10]}",
@@ -58,5 +59,6 @@ def test_what_is_no_order_is_refused(train, tmp_path: Path, wrong: list[int]) ->
     [name] = [name for name in tensors if name.endswith("ranks")]
     tensors[name][:2] = torch.tensor(wrong)
     save_file(tensors, path)
+    write_sums(path.with_name(SUMS_FILE))
     with pytest.raises(DataError, match=r"ranks is not an order of the model's \d+ words$"):
         load_model(path.parent)

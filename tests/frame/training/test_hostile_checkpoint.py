@@ -26,9 +26,9 @@ from torch.testing import assert_close
 from nmt.config import ConfigError, DataError
 from nmt.training.average import average_checkpoints
 from nmt.training.checkpoint import load_model, model_tensors, read_tensors, resolve_checkpoint, tensor_shapes
+from nmt.training.checksums import SUMS_FILE, read_sums, write_sums
 from nmt.training.logger import RunLogger
 from nmt.training.run_manifest import Continued, Origin, Start, append_entry
-from nmt.training.seal import seal
 
 FEW = settings(
     max_examples=settings.default.max_examples // 5, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -50,6 +50,12 @@ def change(checkpoint: Path, key: str, value: object) -> None:
     else:
         node[last] = value
     path.write_text(yaml.safe_dump(config))
+    reseal(checkpoint)
+
+
+def reseal(checkpoint: Path) -> None:
+    """Make the digests anew: whoever writes the files writes them too."""
+    write_sums(checkpoint / SUMS_FILE)
 
 
 CONFIGS: list[tuple[str, object, str]] = [
@@ -149,6 +155,7 @@ def test_any_configuration_loads_or_is_refused(
     parts = {key: config[key] for key in ("task", "model", "checkpoint", "plugins")}  # the rest is not looked at
     text = yaml.safe_dump({**config, **spoilt_value(data, parts)}, allow_unicode=True)
     (folder / "config.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    reseal(folder)
     only_refused(lambda: load_model(folder))
 
 
@@ -212,6 +219,7 @@ def test_numbers_of_another_kind(dtype: torch.dtype, checkpoint: Path) -> None:
     tensors = load_file(path)
     tensors["encoder.norm.weight"] = torch.zeros(16, dtype=dtype)
     save_file(tensors, path)
+    reseal(checkpoint)
     with pytest.raises(DataError, match=f"encoder.norm.weight holds {dtype}, the model needs torch.float32"):
         load_model(checkpoint)
 
@@ -236,6 +244,7 @@ def test_weights_that_are_no_numbers_end_a_translation(checkpoint: Path) -> None
     path = checkpoint / "model.safetensors"
     for value in (float("nan"), float("inf"), 1e38):
         save_file({name: torch.full_like(tensor, value) for name, tensor in load_file(path).items()}, path)
+        reseal(checkpoint)
         with pytest.raises(DataError, match="the model gives log-probabilities that are not numbers"):
             nmt.load(checkpoint).translate(["1 2 3", ""], beam=3)
 
@@ -306,13 +315,6 @@ def learner(make_trainer: Callable[..., Any], run: Path, tmp_path_factory: pytes
     return make_trainer(f"run={folder}", "train.max_updates=12", "validate.every=3", "checkpoints.every=3").learner
 
 
-def reseal(checkpoint: Path, facts: dict[str, Any] | None = None) -> None:
-    """Seal a checkpoint again after something was changed, so that what the seal does not see is looked at."""
-    path = checkpoint / "training.json"
-    facts = json.loads(path.read_text()) if facts is None else facts
-    seal({key: value for key, value in facts.items() if key not in ("files", "sha256")}, path)
-
-
 def everything(learner: Any) -> dict[str, Any]:
     """What `restore` changes, as it is now."""
     tensors = {name: tensor.clone() for name, tensor in model_tensors(learner.model).items()}
@@ -329,23 +331,38 @@ def test_any_state_goes_on_or_is_refused(
     folder = tmp_path / "checkpoint"
     shutil.copytree(run / "checkpoints" / "last", folder, dirs_exist_ok=True)
     path = folder / "training.json"
-    facts = json.loads(path.read_text())
-    spoilt = spoilt_value(data, facts)
-    path.write_text(json.dumps(spoilt))
+    path.write_text(json.dumps(spoilt_value(data, json.loads(path.read_text()))))
     only_refused(lambda: learner.restore(folder))
-    if isinstance(spoilt, dict):
-        reseal(folder, spoilt)
-        only_refused(lambda: learner.restore(folder))
+    reseal(folder)
+    only_refused(lambda: learner.restore(folder))
 
 
-@pytest.mark.parametrize("name", ["../last/model.safetensors", "/etc/passwd", "..", ".", "", "a\0b"])
-def test_a_seal_names_files_of_its_folder_only(name: str, checkpoint: Path, learner: Any) -> None:
-    path = checkpoint / "training.json"
-    facts = json.loads(path.read_text())
-    facts["files"][name] = "0" * 64
-    path.write_text(json.dumps(facts))
-    with pytest.raises(DataError, match=r"training\.json: not the state .* outside of the checkpoint\)$"):
-        learner.restore(checkpoint)
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"{'0' * 64}  {name}" for name in ("../last/model.safetensors", "/etc/passwd", "..", ".", "", "a\0b")),
+        f"{'0' * 63}  model.safetensors",
+        f"{'F' * 64}  model.safetensors",
+        "\x1b[2J",
+        "",
+    ],
+)
+def test_digests_name_files_of_their_folder_only(line: str, checkpoint: Path) -> None:
+    path = checkpoint / "SHA256SUMS"
+    path.write_text(f"{path.read_text()}{line}\n")
+    with pytest.raises(DataError, match=r"SHA256SUMS, line 6: not a digest and a file name, but") as caught:
+        load_model(checkpoint)
+    assert str(caught.value).isprintable()
+
+
+@SOME
+@given(data=st.data())
+def test_any_digests_are_read_or_refused(
+    data: st.DataObject, run: Path, tmp_path: Path, spoilt_bytes: Any, only_refused: Any
+) -> None:
+    text = (run / "checkpoints" / "last" / SUMS_FILE).read_bytes()
+    (tmp_path / SUMS_FILE).write_bytes(spoilt_bytes(data, text))
+    only_refused(lambda: read_sums(tmp_path))
 
 
 def test_a_pipe_beside_a_checkpoint_is_not_waited_for(checkpoint: Path, learner: Any) -> None:
@@ -367,7 +384,8 @@ def test_a_pipe_beside_a_checkpoint_is_not_waited_for(checkpoint: Path, learner:
 def test_a_hostile_progress(key: str, value: object, message: str, checkpoint: Path, learner: Any) -> None:
     facts = json.loads((checkpoint / "training.json").read_text())
     facts["progress"][key] = value
-    reseal(checkpoint, facts)
+    (checkpoint / "training.json").write_text(json.dumps(facts))
+    reseal(checkpoint)
     with pytest.raises(DataError, match=rf"training\.json: not the state of a training run \({re.escape(message)}"):
         learner.restore(checkpoint)
 
@@ -390,7 +408,8 @@ def test_settings_of_an_optimizer_that_fit_nothing(
     facts = json.loads(path.read_text())
     group = facts["param_groups"][0]
     group[key] = group["params"][::-1] if value == "swapped" else value
-    reseal(checkpoint, facts)
+    path.write_text(json.dumps(facts))
+    reseal(checkpoint)
     with pytest.raises(DataError, match=message):
         learner.restore(checkpoint)
 

@@ -179,7 +179,7 @@ class Told(Ranks):
     """A process of two, whose other one always answers the same."""
 
     def all_gather(self, value: Any) -> list[Any]:
-        return [value, "x: damaged"]
+        return [value, [True, "x: damaged"]]
 
 
 def test_a_checkpoint_that_another_process_refuses_changes_nothing(

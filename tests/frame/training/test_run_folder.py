@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 
 from nmt.config import ConfigError
 from nmt.leftovers import scratch_name, settle_all
+from nmt.training.checkpoint import CheckpointFiles
 from nmt.training.run_folder import CheckpointStore, adopt_config, flatten
 
 CONFIG = {"model": {"dropout": 0.1, "layers": 2}, "train": {"max_updates": 5}, "run": "x", "threads": 1}
@@ -79,7 +79,7 @@ NAMES = ("model.safetensors", "config.yaml", "training.safetensors", "training.j
 
 
 def save(store: CheckpointStore, update: int, ranking: list[int]) -> None:
-    files: dict[str, Callable[[Path], object]] = {name: lambda path: path.write_text(str(update)) for name in NAMES}
+    files = CheckpointFiles({name: lambda path: path.write_text(str(update)) for name in NAMES})
     store.save(update, files, [store.name(u) for u in ranking])
 
 

@@ -19,9 +19,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from nmt.data.batch import Batch
-from nmt.files import write_folder
 from nmt.leftovers import settle_all
-from nmt.training.checkpoint import load_model
+from nmt.training.checkpoint import Checkpoint, CheckpointFiles, load_model
 from nmt.training.run_folder import CheckpointStore
 from nmt.training.signals import Interrupted, StopSignals
 from nmt.training.trainer import Trainer
@@ -179,8 +178,11 @@ def test_batches_of_workers_that_a_signal_ended_are_prepared_here(make_trainer, 
 FILES = ("model.safetensors", "config.yaml", "training.safetensors", "training.json")
 
 
-def save(folder: Path, update: int, best: int) -> None:
-    files = {name: lambda path: path.write_text(str(update)) for name in FILES}
+def save(folder: Path, update: int, best: int, *, again: bool = False) -> None:
+    """As training does; a moment that is saved again has another state and configuration and the same tensors."""
+    texts = {name: f"{update}{' again' * (again and not name.endswith('.safetensors'))}" for name in FILES}
+    writers = {name: lambda path, text=text: path.write_text(text) for name, text in texts.items()}
+    files = CheckpointFiles(writers)
     CheckpointStore(folder, keep_last=2, keep_best=1).save(update, files, [CheckpointStore.name(best)])
 
 
@@ -197,13 +199,13 @@ def test_killed_at_every_step_of_a_save(
         folder = tmp_path / str(step)
         for earlier, best in ((1, 1), (2, 2), (3, 3)):
             save(folder, earlier, best)
-        status = struck(lambda where=folder: save(where, update, update), signal.SIGKILL, step)
+        status = struck(lambda where=folder: save(where, update, update, again=again), signal.SIGKILL, step)
         assert status in (0, -signal.SIGKILL)
         settle_all(folder)  # as the next start does
         for link in ("last", "best"):
-            assert {(folder / link / name).read_text() for name in FILES} <= {"3", str(update)}
-        newest = CheckpointStore(folder, keep_last=2, keep_best=1).newest_first()[0]
-        assert {(newest / name).read_text() for name in FILES} == {newest.name[-1]}
+            assert {(folder / link / name).read_text()[0] for name in FILES} <= {"3", str(update)}
+        newest = Checkpoint(CheckpointStore(folder, keep_last=2, keep_best=1).newest_first()[0])
+        assert {newest.whole(name).read_text()[0] for name in FILES} == {newest.folder.name[-1]}
         save(folder, 5, 5)
         save(folder, 6, 6)
         names = ["best", "last", "update-00000005", "update-00000006"]
@@ -269,10 +271,13 @@ def test_a_full_disk_is_one_line_and_costs_nothing(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    def write(folder: Path, files: dict[str, Any], **options: Any) -> None:
-        write_folder(folder, {**files, file: full} if folder.name == "update-00000008" else files, **options)
+    plain = CheckpointFiles.write
 
-    monkeypatch.setattr("nmt.training.run_folder.write_folder", write)
+    def write(self: CheckpointFiles, folder: Path, **options: Any) -> None:
+        eighth = folder.name == "update-00000008"
+        plain(CheckpointFiles({**self.writers, file: full}) if eighth else self, folder, **options)
+
+    monkeypatch.setattr(CheckpointFiles, "write", write)
     with pytest.raises(TrainingError) as caught:
         trainer.fit()
     assert str(caught.value) == (
