@@ -47,6 +47,8 @@ def write_hypotheses(
     before = [path.name for path in folder.glob(f"*{SUFFIX}")]
     if files or before:
         write_files(folder, files, before)
+    if before and not files:
+        folder.rmdir()
 
 
 def _writer(lines: Sequence[str]) -> Callable[[Path], Any]:
