@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,29 @@ def provenance(*packages: str) -> dict[str, Any]:
     """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.orig_argv,  # as typed; sys.argv holds what Hydra is given
+        "command": typed_command(sys.orig_argv),  # sys.argv holds what Hydra is given
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
         "versions": {name: _version(name) for name in (*PACKAGES, *packages)},
         "git": _git_revision(),
     }
+
+
+def typed_command(words: Sequence[str]) -> list[str]:
+    """A command as a person types it: the program without its folder, and without the interpreter that runs it.
+
+    Args:
+        words: of the process, its interpreter among them.
+    """
+    for number, word in enumerate(words):
+        if Path(word).name.startswith("nmt-"):
+            return [Path(word).name, *words[number + 1 :]]
+        if word.startswith("nmt.commands."):
+            return [f"nmt-{word.removeprefix('nmt.commands.').rstrip('_')}", *words[number + 1 :]]
+        if word.endswith(".py"):
+            return ["python", *words[number:]]
+    return [Path(word).name if number == 0 else word for number, word in enumerate(words)]
 
 
 def num_cores() -> int:

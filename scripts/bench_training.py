@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from nmt.config import compose, parse_options
 from nmt.device import peak_memory_mib
 from nmt.files import write_text
@@ -80,7 +82,7 @@ def main(arguments: list[str]) -> None:
         ]
         padding = first.batches.padding_share(1)
         facts = {"updates": len(batches), "target_tokens": tokens, "padding_share": padding}
-        facts["peak_mib_of_all"] = peak_memory_mib(first.device)
+        facts.update(peak_mib_of_all=peak_memory_mib(first.device), threads=torch.get_num_threads())
     for row in rows:
         print(f"{row['variant']:32} {row['tokens_per_second']:8.0f} target tokens/s  {row['speedup']:5.2f} x")
     if out:

@@ -92,7 +92,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], plotted: bool) -> str:
     """The report: a table for every beam and batch size."""
-    lines = ["# Benchmark", "", f"`{typed_command(facts['command'])}`", ""]
+    lines = ["# Benchmark", "", f"`{' '.join(facts['command'])}`", ""]
     lines.append(
         f"{facts['time']}, {facts['processor']}, device {facts['device']}, {facts['threads']} threads; "
         f"{facts['lines_timed']} of {facts['lines']} lines timed, "
@@ -142,12 +142,6 @@ def _score(row: Mapping[str, Any], name: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def typed_command(words: Sequence[str]) -> str:
-    """The command without the interpreter, and the program without its folder."""
-    start = next((i for i, word in enumerate(words) if Path(word).name.startswith("nmt-")), 0)
-    return " ".join([Path(words[start]).name, *words[start + 1 :]])
 
 
 # --- plot -------------------------------------------------------------------------------------------------------------

@@ -138,7 +138,8 @@ def comparisons(recipe: RecipeOptions, all_: Measurements) -> list[dict[str, Any
             told = bleu_difference(recipe, all_, name, recipe.baseline, beam, batch)
             line: dict[str, Any] = {"variant": name, "against": recipe.baseline, "beam": beam, "batch": batch}
             line.update(difference=told.delta, low=told.low, high=told.high, p_value=told.p_value)
-            found.append({**line, "trainings": told.trainings, "samples": told.samples, "seed": told.seed})
+            line.update(trainings=told.trainings, paired=told.paired, samples=told.samples, seed=told.seed)
+            found.append(line)
     for line, adjusted in zip(found, holm([line["p_value"] for line in found])):
         line["p_holm"] = adjusted
     return found

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 from nmt.benchmark.hypotheses import HYPOTHESES_FOLDER, write_hypotheses
-from nmt.benchmark.report import COLUMNS, table, typed_command
+from nmt.benchmark.report import COLUMNS, table
 from nmt.config import ConfigError
 from nmt.files import write_files
 from nmt.leftovers import is_leftover
@@ -186,7 +186,7 @@ def _origin(results: Mapping[str, Any]) -> list[str]:
     """Command, corpus, machine and versions."""
     facts, corpus = results["facts"], results["corpus"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    lines = [f"`{typed_command(facts['command'])}`", "", f"Corpus `{corpus['folder']}`, digest {corpus['digest']}."]
+    lines = [f"`{' '.join(facts['command'])}`", "", f"Corpus `{corpus['folder']}`, digest {corpus['digest']}."]
     if results["rows"]:
         lines += [
             f"Split `{corpus['split']}`, {corpus['lines']} lines; {facts['lines_timed']} of them timed in each of "

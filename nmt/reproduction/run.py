@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from nmt.benchmark.kept import text_digest
 from nmt.benchmark.options import BenchOptions, BenchSearchOptions
 from nmt.benchmark.run import Benchmarked, benchmark
 from nmt.data.corpus import Corpus
@@ -66,7 +67,13 @@ def run_recipe(options: ReproduceOptions) -> str:
         "recipe": _plain(asdict(recipe)),
         "scale": options.scale.name,
         "seeds": options.all_seeds,
-        "corpus": {"folder": options.corpus, "digest": corpus.digest, "split": options.split, "lines": split.lines},
+        "corpus": {
+            "folder": options.corpus,
+            "digest": corpus.digest,
+            "split": options.split,
+            "lines": split.lines,
+            "reference_digest": text_digest(all_.references) if all_.rows else None,
+        },
         "train_overrides": options.train_overrides,
         "choices": [asdict(trial) for trial in choices],
         "commands": [str(job) for job in dict.fromkeys([*first, *jobs])],

@@ -82,6 +82,7 @@ class Comparison:
         high: upper end.
         p_value: two-sided; see ``nmt.text.significance.compare_statistics``.
         trainings: of each of the two.
+        paired: whether training by training one system was made from the other.
         samples: random differences that p-value and interval come from.
         seed: of these.
         signature: sacrebleu's.
@@ -95,6 +96,7 @@ class Comparison:
     high: float
     p_value: float
     trainings: int
+    paired: bool
     samples: int
     seed: int
     signature: str
@@ -256,6 +258,7 @@ def compare(
         high=told.high,
         p_value=told.p_value,
         trainings=len(ours),
+        paired=paired,
         samples=samples,
         seed=seed,
         signature=str(scorer.get_signature()),

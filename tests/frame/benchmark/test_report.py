@@ -15,7 +15,7 @@ from nmt.config import ConfigError
 from nmt.text.scoring import read_lines
 
 FACTS: dict[str, Any] = {
-    "command": ["/usr/bin/python", "/usr/bin/nmt-bench", "checkpoint=a"],
+    "command": ["nmt-bench", "checkpoint=a"],
     "time": "now",
     "processor": "Z80",
     "device": "cpu",
