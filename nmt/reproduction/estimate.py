@@ -24,8 +24,8 @@ from nmt.training.checkpoint import resolve_checkpoint
 
 logger = logging.getLogger(__name__)
 
-PROBE = ("train.max_updates=30", "train.log_every=10", "validate.translate=false", "validate.metric=loss")
-"""What makes a training a short one; figures of its first ten updates are left out."""
+PROBE = ("train.max_updates=20", "train.log_every=5", "validate.translate=false", "validate.metric=loss")
+"""What makes a training a short one; figures of its first five updates are left out."""
 PROBE_LINES = 4
 """Timed lines where sentences are translated one by one."""
 

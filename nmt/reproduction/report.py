@@ -250,11 +250,11 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     ppl, seeds = results["recipe"]["metric"] == "ppl", len(results["seeds"])
     figure = new_figure(8, 5)
     axes = figure.add_subplot()
-    shown, colours = points(results), list[str]()
-    for point in shown:
+    shown = points(results)
+    colours = [f"C{number % 10}" for number in range(len(shown))]
+    for point, colour in zip(shown, colours):
         bars = [[point.below], [point.above]] if point.below or point.above else None
-        drawn = axes.errorbar(point.cost, point.quality, yerr=bars, fmt="o", capsize=3)
-        colours.append(str(drawn.lines[0].get_color()))
+        axes.errorbar(point.cost, point.quality, yerr=bars, fmt="o", capsize=3, color=colour)
     scale_cost(axes, [point.cost for point in shown])
     name_points(axes, [(point.cost, point.quality, point.name) for point in shown], colours)
     axes.set_xlabel("seconds an update" if ppl else "latency of one line, median, ms")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nmt.benchmark.measure import Measured
 from nmt.benchmark.options import BenchOptions, SystemSpec
-from nmt.benchmark.run import run_benchmark
+from nmt.benchmark.run import add_differences, origin_of, run_benchmark
+from nmt.benchmark.systems import checkpoint_digest
 from nmt.config import ConfigError, DataError, compose, parse_options
+from nmt.text.scoring import bleu, read_lines
 
 CONTRACT = {
     *("system", "checkpoint", "precision", "beam", "batch", "bleu", "chrf", "sentences_per_second"),
@@ -47,6 +53,9 @@ def test_peers_side_by_side(tmp_path: Path, text: tuple[Path, Path], spec: Syste
         # Other toolkits give the same translations of the same model.
         assert row["bleu"] == rows[0]["bleu"]
         assert row["parameters"] == rows[0]["parameters"]
+        assert row["p_value"] == (None if row is rows[0] else 1)
+        references = read_lines(str(text[1]))
+        assert row["bleu"] == bleu(read_lines(str(out / str(row["hypotheses"]))), references).score
         assert float(str(row["latency_p95_ms"])) >= float(str(row["latency_p50_ms"])) > 0
         assert float(str(row["sentences_per_second"])) > 0
         lengths.append(float(str(row["tokens_per_second"])) / float(str(row["sentences_per_second"])))
@@ -80,3 +89,30 @@ def test_mistakes(tmp_path: Path, text: tuple[Path, Path], spec: SystemSpec) -> 
     with pytest.raises(ConfigError, match="checkpoint=nowhere: no such folder"):
         run("checkpoint=nowhere", given, out)
     assert not (tmp_path / "out").exists()
+
+
+def test_differences_are_to_the_first_system_of_equal_search() -> None:
+    references = [f"the cat number {i} sat on the old mat of house {i % 7}" for i in range(20)]
+    worse = [line.replace("old", "new") if n % 3 else line for n, line in enumerate(references)]
+    texts = [references, worse, references, references, None]
+    rows: list[dict[str, Any]] = [{"beam": 1, "batch": batch} for batch in (1, 1, 32, 32, 32)]
+    add_differences(rows, [Measured(lines) for lines in texts], references)
+    assert [row["p_value"] is None for row in rows] == [True, False, True, False, True]
+    assert rows[1]["bleu_difference"] == pytest.approx(bleu(worse, references).score - 100)
+    assert rows[1]["bleu_difference_low"] < rows[1]["bleu_difference"] < rows[1]["bleu_difference_high"] <= 0
+    assert rows[1]["p_holm"] == pytest.approx(2 * rows[1]["p_value"])
+    assert (rows[3]["bleu_difference"], rows[3]["p_value"], rows[3]["p_holm"]) == (0, 1, 1)
+
+
+def test_origin_of_a_checkpoint(tmp_path: Path, spec: SystemSpec) -> None:
+    """What it holds; of a run also how it was trained, at its beginning."""
+    known = checkpoint_digest(spec.checkpoint)
+    assert origin_of(replace(spec, digest=known)) == {"digest": known}
+    run_folder = tmp_path / "run"
+    shutil.copytree(spec.checkpoint, run_folder / "checkpoints/best")
+    first, later = (
+        {"command": ["nmt-train", f"seed={n}"], "git": "abc", "time": "now", "processor": "Z"} for n in "12"
+    )
+    (run_folder / "manifest.json").write_text(json.dumps([first, later]), encoding="utf-8")
+    assert checkpoint_digest(str(run_folder)) == known
+    assert origin_of(SystemSpec("nmt", str(run_folder), "fp32", "", "x")) == {"digest": "x", **first}

@@ -14,7 +14,6 @@ from nmt.reproduction.choose import choose
 from nmt.reproduction.make import RunFailed, make_all
 from nmt.reproduction.options import RecipeOptions, ReproduceOptions
 from nmt.reproduction.plan import Job, plan, trials
-from nmt.reproduction.report import check_folder
 from nmt.reproduction.run import run_recipe
 from nmt.text.scoring import bleu as bleu_of
 from nmt.text.scoring import read_lines
@@ -56,6 +55,7 @@ def make_options(corpus: Path, out: Path, **changes: Any) -> ReproduceOptions:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some twenty processes, one after the other
 def test_from_recipe_to_report(digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = make_options(digits, out)
@@ -220,12 +220,3 @@ def test_failed_model_is_named_and_others_are_made(tmp_path: Path) -> None:
     after = Job("after", 1, tmp_path / "after", "average", (), source=bad.folder)
     with pytest.raises(RunFailed, match=r"bad: nmt-score ended with status 1: .*nowhere: no such file.*; after: bad"):
         make_all([bad, after], 1)
-
-
-def test_foreign_folder_is_refused(tmp_path: Path) -> None:
-    check_folder(tmp_path)
-    (tmp_path / "runs").mkdir()
-    check_folder(tmp_path)
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match=r"thesis\.tex"):
-        check_folder(tmp_path)
