@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nmt.data.batch import Batch
-from nmt.models.encoder_decoder import EncoderDecoder
+from nmt.models.encoder_decoder import EncoderDecoder, full_log_probs
 from nmt.models.state import Columns
 from nmt.registry import build
 
@@ -111,9 +111,9 @@ def test_decoding_in_bfloat16(variant, make_variant, batch: Batch) -> None:
     state = model.init_state(model.encode(batch.src_tokens), 2, 3)
     with Narrow() as mode:
         mode.watch(model)
-        for tokens in torch.full((6, 3), 5).split([2, 1], dim=1):
-            lprobs = model.step(tokens, state)
+        found = [model.step(tokens, state) for tokens in torch.full((6, 3), 5).split([2, 1], dim=1)]
+        found.append(full_log_probs(model, batch.src_tokens, batch.prev_output_tokens))  # forced scoring
     assert not mode.found
     assert "log_softmax" in mode.seen, "the operations of a step were not seen"
-    assert lprobs.dtype is torch.float32
+    assert {lprobs.dtype for lprobs in found} == {torch.float32}
     assert {t.dtype for t in plain(state.cache)} <= {torch.float32}

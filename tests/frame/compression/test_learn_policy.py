@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,12 @@ def baseline(train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def measure(*overrides: str) -> str:
-    return learn_policy(parse_options(SimilarityOptions, compose("similarity", ["device=cpu", *overrides])))
+@pytest.fixture
+def measure(composed) -> Callable[..., str]:
+    """``measure("out=x", ...)``: the report."""
+    return lambda *overrides: learn_policy(
+        parse_options(SimilarityOptions, composed("similarity", ["device=cpu", *overrides]))
+    )
 
 
 def shared_keys(report: str) -> list[str]:
@@ -42,7 +47,7 @@ def shared_keys(report: str) -> list[str]:
     return [word for word in words if word.startswith("model.") and "attention" in word]
 
 
-def test_train_measure_and_train_on(baseline: Path, digits: Path, train, tmp_path: Path, read_metrics) -> None:
+def test_train_measure_and_train_on(measure, baseline: Path, digits: Path, train, tmp_path: Path, read_metrics) -> None:
     """Layers that learned little are alike: everything is shared. The printed command starts from the old weights."""
     out = tmp_path / "results" / "similarity"
     report = measure(
@@ -87,7 +92,7 @@ def test_train_measure_and_train_on(baseline: Path, digits: Path, train, tmp_pat
     assert "policy above 0.5: [3]" in again
 
 
-def test_policy_file_is_a_preset(baseline: Path, digits: Path, tmp_path: Path) -> None:
+def test_policy_file_is_a_preset(measure, baseline: Path, digits: Path, tmp_path: Path) -> None:
     measure(f"checkpoint={baseline}", f"corpus={digits}", f"out={tmp_path}/results/similarity")
     command = [sys.executable, "-m", "nmt.commands.train", "--config-dir", "results", "+similarity=policy"]
     command += ["corpus=x", "run=y", "--cfg", "job", "--package", "model.decoder"]
@@ -98,7 +103,7 @@ def test_policy_file_is_a_preset(baseline: Path, digits: Path, tmp_path: Path) -
     assert decoder.cross_attention == {"name": "shared", "policy": [3]}
 
 
-def test_thresholds_of_one_share_nothing(baseline: Path, digits: Path, tmp_path: Path) -> None:
+def test_thresholds_of_one_share_nothing(measure, baseline: Path, digits: Path, tmp_path: Path) -> None:
     given = [f"checkpoint={baseline}", f"corpus={digits}", f"out={tmp_path}/x", "theta_self=1", "theta_cross=1"]
     assert measure(*given).endswith("No layers are alike enough to share.")
     assert "model: {}" in (tmp_path / "x/policy.yaml").read_text(encoding="utf-8")
@@ -106,7 +111,7 @@ def test_thresholds_of_one_share_nothing(baseline: Path, digits: Path, tmp_path:
     assert json.loads((tmp_path / "x/similarity.json").read_text(encoding="utf-8"))["sentences"] == 3
 
 
-def test_attention_without_weights_is_passed_over(train, digits: Path, tmp_path: Path, monkeypatch) -> None:
+def test_attention_without_weights_is_passed_over(measure, train, digits: Path, tmp_path: Path, monkeypatch) -> None:
     """Stands for averages and recurrences: components whose ``weights`` are None."""
     train(f"run={tmp_path}/run", "train.max_updates=1")
     given = [f"checkpoint={tmp_path}/run", f"corpus={digits}"]
@@ -126,7 +131,7 @@ def test_attention_without_weights_is_passed_over(train, digits: Path, tmp_path:
     assert not (tmp_path / "y").exists()
 
 
-def test_mistakes(baseline: Path, digits: Path, make_corpus, tmp_path: Path) -> None:
+def test_mistakes(measure, baseline: Path, digits: Path, make_corpus, tmp_path: Path) -> None:
     def message(*overrides: str) -> str:
         given = [f"checkpoint={baseline}", f"corpus={digits}", f"out={tmp_path}/x"]
         with pytest.raises(ConfigError) as caught:

@@ -16,7 +16,7 @@ from nmt.commands import prune as command
 from nmt.compression.interfaces import Pruned
 from nmt.compression.options import PruneOptions
 from nmt.compression.prune import PruneReport, Validation, assemble, prune
-from nmt.config import ConfigError, DataError, compose, parse_options
+from nmt.config import ConfigError, DataError, parse_options
 from nmt.generation.generate import generate
 from nmt.generation.options import GenerateOptions
 from nmt.models.encoder_decoder import num_parameters
@@ -32,11 +32,17 @@ def run(train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(run: Path, *overrides: str) -> PruneOptions:
-    return parse_options(PruneOptions, compose("prune", [f"checkpoint={run}", "device=cpu", *overrides]))
+@pytest.fixture
+def options(composed) -> Callable[..., PruneOptions]:
+    """``options(run, "out=x")``"""
+
+    def parse(run: Path, *overrides: str) -> PruneOptions:
+        return parse_options(PruneOptions, composed("prune", [f"checkpoint={run}", "device=cpu", *overrides]))
+
+    return parse
 
 
-def test_writes_a_checkpoint(run: Path, digits: Path, tmp_path: Path) -> None:
+def test_writes_a_checkpoint(run: Path, options, composed, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "half"
     report = prune(options(run, f"out={out}", "method.encoder=[0,2]", "method.decoder=[1]"))
     before, after = load_model(run), load_model(out)
@@ -55,7 +61,7 @@ def test_writes_a_checkpoint(run: Path, digits: Path, tmp_path: Path) -> None:
     assert after.config.checkpoint.vocabulary == before.config.checkpoint.vocabulary
     # Everything that takes a checkpoint takes it.
     assert len(nmt.load(out).translate(["1 2 3", "4"], beam=2)) == 2
-    generated = compose("generate", [f"checkpoint={out}", f"corpus={digits}", f"output={tmp_path}/hyp", "device=cpu"])
+    generated = composed("generate", [f"checkpoint={out}", f"corpus={digits}", f"output={tmp_path}/hyp", "device=cpu"])
     generate(parse_options(GenerateOptions, generated))
     assert len((tmp_path / "hyp").read_text(encoding="utf-8").splitlines()) == 40
     average_checkpoints([str(out), str(out)], None, str(tmp_path / "mean"))
@@ -83,7 +89,7 @@ def test_command(
     assert [path.name for path in tmp_path.iterdir()] == ["half"]
 
 
-def test_search_finds_what_its_losses_say(run: Path, digits: Path, tmp_path: Path, caplog) -> None:
+def test_search_finds_what_its_losses_say(run: Path, options, digits: Path, tmp_path: Path, caplog) -> None:
     given = [f"corpus={digits}", "method.encoder=search", "method.encoder_layers=2", "method.decoder=all"]
     caplog.set_level("INFO")
     report = prune(options(run, f"out={tmp_path}/out", *given))
@@ -100,7 +106,7 @@ def test_search_finds_what_its_losses_say(run: Path, digits: Path, tmp_path: Pat
     assert "trial 3 of 3: encoder [1, 2], decoder [0, 1]: nll " in caplog.text
 
 
-def test_loss_is_that_of_validation(run: Path, digits: Path, read_metrics: Callable[..., list[dict]]) -> None:
+def test_loss_is_that_of_validation(run: Path, options, digits: Path, read_metrics: Callable[..., list[dict]]) -> None:
     loaded = load_model(run)
     update = int(loaded.path.resolve().name.removeprefix("update-"))
     asked = options(run, "out=x", f"corpus={digits}", "batch.max_tokens=64")
@@ -118,12 +124,12 @@ def test_what_is_pruned_must_be_the_model_of_its_configuration(run: Path) -> Non
     assert torch.is_grad_enabled()
 
 
-def test_existing_folder_is_refused(run: Path, tmp_path: Path) -> None:
+def test_existing_folder_is_refused(run: Path, options, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^out=.* exists; choose another folder$"):
         prune(options(run, f"out={tmp_path}"))
 
 
-def test_search_needs_a_corpus_of_the_same_vocabulary(run: Path, make_corpus, tmp_path: Path) -> None:
+def test_search_needs_a_corpus_of_the_same_vocabulary(run: Path, options, make_corpus, tmp_path: Path) -> None:
     search = [f"out={tmp_path}/out", "method.encoder=search", "method.encoder_layers=1"]
     with pytest.raises(ConfigError) as caught:
         prune(options(run, *search))
@@ -134,12 +140,12 @@ def test_search_needs_a_corpus_of_the_same_vocabulary(run: Path, make_corpus, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_folder_that_cannot_be_written(run: Path) -> None:
+def test_folder_that_cannot_be_written(run: Path, options) -> None:
     with pytest.raises(ConfigError, match=r"^out=/proc/x/y: cannot be written \("):
         prune(options(run, "out=/proc/x/y"))
 
 
-def test_facts_are_plain(run: Path, tmp_path: Path) -> None:
+def test_facts_are_plain(run: Path, options, tmp_path: Path) -> None:
     prune(options(run, f"out={tmp_path}/out"))
     text = (tmp_path / "out" / "config.yaml").read_text(encoding="utf-8")
     assert OmegaConf.create(text).checkpoint.pruned.decoder == [0]

@@ -1,12 +1,15 @@
 """Small texts and corpora made from them."""
 
+import copy
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 
 from nmt.config import compose, parse_options
 from nmt.data.corpus import Corpus
@@ -28,10 +31,15 @@ def write_text(prefix: Path, source: Sequence[str], target: Sequence[str]) -> st
     return str(prefix)
 
 
+@cache
+def _preprocessing() -> DictConfig:
+    return compose("preprocess")
+
+
 def preprocess_options(**values: Any) -> PreprocessOptions:
     """Options as nmt-preprocess would have them; ``clean__max_ratio`` stands for ``clean.max_ratio``."""
     defaults = {"source": "en", "target": "de", "vocab_size": 24}
-    node = compose("preprocess")
+    node = copy.deepcopy(_preprocessing())
     for key, value in {**defaults, **values}.items():
         group, _, name = key.rpartition("__")
         (node[group] if group else node)[name] = value

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import nmt
-from nmt.config import ConfigError, DataError, compose, parse_options
+from nmt.config import ConfigError, DataError, parse_options
 from nmt.data.corpus import Corpus
 from nmt.generation.generate import Summary, generate
 from nmt.generation.options import GenerateOptions
@@ -39,13 +39,13 @@ def translator(run_folder: Path) -> Translator:
 
 
 @pytest.fixture
-def run(run_folder: Path, tmp_path: Path) -> Callable[..., tuple[Summary, list[str]]]:
+def run(run_folder: Path, tmp_path: Path, composed: Callable[..., Any]) -> Callable[..., tuple[Summary, list[str]]]:
     """``run("search.beam=2", lines=[...])``: what was done and the lines that were written."""
 
     def go(*overrides: str, lines: list[str] | None = None) -> tuple[Summary, list[str]]:
         given = [] if lines is None else [f"input={tmp_path}/in"]
         (tmp_path / "in").write_bytes("".join(f"{line}\n" for line in lines or []).encode())
-        node = compose(
+        node = composed(
             "generate", [f"checkpoint={run_folder}", f"output={tmp_path}/out", "device=cpu", *given, *overrides]
         )
         summary = generate(parse_options(GenerateOptions, node))
@@ -132,9 +132,9 @@ def test_corpus_split_is_scored(
 
 
 def test_scores_do_not_mix_with_translations(
-    run_folder: Path, digits: Path, capfdbinary: pytest.CaptureFixture[bytes]
+    run_folder: Path, digits: Path, composed: Callable[..., Any], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    node = compose("generate", [f"checkpoint={run_folder}", f"corpus={digits}", "split=valid", "device=cpu"])
+    node = composed("generate", [f"checkpoint={run_folder}", f"corpus={digits}", "split=valid", "device=cpu"])
     generate(parse_options(GenerateOptions, node))
     captured = capfdbinary.readouterr()
     assert captured.out.count(b"\n") == 20

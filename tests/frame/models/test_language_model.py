@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from nmt.config import ConfigError, compose
+from nmt.config import ConfigError
 from nmt.models.encoder_decoder import full_log_probs, num_parameters
 from nmt.models.language_model import LanguageModel, build_language_model
 from nmt.registry import discover, slots
@@ -29,15 +31,21 @@ CASES |= {"post-norm": ["model.decoder.layer.norm_position=post"], "untied": ["m
 SRC = torch.tensor([[2], [2], [2]])
 
 
-def make(*overrides: str) -> LanguageModel:
-    torch.manual_seed(1)
-    node = compose("train", [*SMALL, *overrides]).model
-    return build_language_model(node, vocab_size=25).double().eval()
+@pytest.fixture
+def make(composed) -> Callable[..., LanguageModel]:
+    """``make("model.norm.name=rms_norm")``: a small one in float64."""
+
+    def build(*overrides: str) -> LanguageModel:
+        torch.manual_seed(1)
+        node = composed("train", [*SMALL, *overrides]).model
+        return build_language_model(node, vocab_size=25).double().eval()
+
+    return build
 
 
 @pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
 @torch.no_grad()
-def test_steps_with_a_beam_equal_the_whole(overrides: list[str]) -> None:
+def test_steps_with_a_beam_equal_the_whole(make, overrides: list[str]) -> None:
     model, beam = make(*overrides), 2
     state, seen = model.init_state(model.encode(SRC), beam, 9), torch.empty(6, 0, dtype=torch.int64)
     rows = torch.tensor([1, 0, 2, 2, 5, 4])
@@ -51,7 +59,7 @@ def test_steps_with_a_beam_equal_the_whole(overrides: list[str]) -> None:
 
 
 @pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
-def test_every_parameter_learns(overrides: list[str]) -> None:
+def test_every_parameter_learns(make, overrides: list[str]) -> None:
     model = make(*overrides).train()
     prev = torch.randint(4, 23, (3, 5))
     loss, _ = model.output.loss(model(SRC, prev).hidden.flatten(0, 1), torch.arange(15) + 4, 0.1)
@@ -60,12 +68,12 @@ def test_every_parameter_learns(overrides: list[str]) -> None:
     assert without == []
 
 
-def test_sources_are_ignored() -> None:
+def test_sources_are_ignored(make) -> None:
     model, prev = make(), torch.tensor([[1, 5, 6]])
     assert torch.equal(full_log_probs(model, torch.tensor([[7, 8, 2]]), prev), full_log_probs(model, SRC[:1], prev))
 
 
-def test_number_of_parameters_by_hand() -> None:
+def test_number_of_parameters_by_hand(make) -> None:
     """16 wide, 24 inner, 25 words, pre-norm; no encoder, no cross-attention, no source words."""
     attention, feed_forward, norm = 4 * (16 * 16 + 16), (16 * 24 + 24) + (24 * 16 + 16), 2 * 16
     layers = 2 * (attention + feed_forward + 2 * norm) + norm
@@ -73,7 +81,7 @@ def test_number_of_parameters_by_hand() -> None:
         assert num_parameters(make(f"model.embedding.share={share}")) == matrices * 25 * 16 + layers
 
 
-def test_encoder_and_cross_attention_of_a_preset_are_not_looked_at() -> None:
+def test_encoder_and_cross_attention_of_a_preset_are_not_looked_at(make) -> None:
     assert num_parameters(make("model.encoder.layers=9", "~model.decoder.cross_attention")) == num_parameters(make())
 
 
@@ -86,6 +94,6 @@ def test_encoder_and_cross_attention_of_a_preset_are_not_looked_at() -> None:
         ("model.decoder=x", "model.decoder=x must be a group of keys"),
     ],
 )
-def test_mistakes_name_the_full_key(override: str, message: str) -> None:
+def test_mistakes_name_the_full_key(make, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(override)

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from nmt.config import compose, parse_options
+from nmt.config import parse_options
 from nmt.data.batch import Batch, make_batch
 from nmt.data.corpus import Corpus
 from nmt.ranks import Ranks
@@ -33,12 +33,12 @@ def batches(digits: Path) -> Callable[..., list[Batch]]:
 
 
 @pytest.fixture
-def make_updater(make_model) -> Callable[..., Updater]:
+def make_updater(make_model, composed) -> Callable[..., Updater]:
     """An updater of a small model with plain gradient descent; options are those of ``train.*``."""
 
     def make(dtype: torch.dtype = torch.float64, *, adam: bool = False, **options: Any) -> Updater:
         model = make_model("model.dropout=0", dtype=dtype).train()
-        values = parse_options(LoopOptions, {**compose("train").train, **options})
+        values = parse_options(LoopOptions, {**composed("train", []).train, **options})
         optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         if adam:
             optimizer = build("optimizer", {"name": "adam"}, key="k", parameters=model.parameters())
