@@ -9,12 +9,16 @@ model.translate(["A man sleeps ."], beam=5)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nmt.generation.translator import Translator
+
+__version__ = version("nmt")
+"""Of the installed package, as setup.py states it."""
 
 
 def load(path: str | Path | Sequence[str | Path], device: str = "cpu", plugins: Iterable[str] = ()) -> Translator:

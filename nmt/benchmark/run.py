@@ -27,7 +27,8 @@ from nmt.interchange.export import export_checkpoint
 from nmt.provenance import num_cores, provenance
 from nmt.registry import build, discover
 from nmt.tasks.interfaces import Task
-from nmt.text.scoring import check_counts, compare, corpus_score, read_lines
+from nmt.text.input import read_lines
+from nmt.text.scoring import check_counts, compare, corpus_score
 from nmt.text.significance import holm
 from nmt.training.checkpoint import Checkpoint, resolve_checkpoint
 from nmt.untrusted import read_json
@@ -67,10 +68,10 @@ def run_benchmark(options: BenchOptions) -> list[dict[str, Any]]:
     """
     out = Path(options.out)
     check_folder(out)
-    lines = read_lines(options.input)
+    lines = read_lines(options.input, "input")
     if not any(line.strip() for line in lines):
         raise ConfigError(f"input={options.input}: there is no text in it")
-    references = None if options.reference is None else read_lines(options.reference)
+    references = None if options.reference is None else read_lines(options.reference, "reference")
     if references is not None:
         check_counts({options.input: lines, str(options.reference): references})
     done = benchmark(options, lines, references)

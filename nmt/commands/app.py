@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from importlib import resources
 from types import FrameType
@@ -20,6 +21,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig
 
+import nmt
+from nmt.commands.streams import guard_streams, log_messages
 from nmt.config import (
     ConfigError,
     Override,
@@ -46,7 +49,7 @@ ONLY_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 HYDRA_OPTIONS = """\
 Options of every command: --cfg job (print the configuration and stop), --multirun (sweep over comma-separated values),
---config-dir DIR (more presets), --shell-completion install=bash (for eval), --hydra-help."""
+--config-dir DIR (more presets), --shell-completion install=bash (for eval), --version, --hydra-help."""
 
 
 def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], None]) -> None:
@@ -58,11 +61,12 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
         function: called with the typed configuration and the plain one (as composed).
     """
     share_cores()
+    guard_streams()
     program = f"nmt-{command}"
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us; Hydra's own report is many lines
     level = logging.INFO if _rank() == 0 else logging.WARNING  # of several processes the first one tells what goes on
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    log_messages(level)
     before = signal.signal(signal.SIGTERM, _terminated(os.getpid()))
 
     def task(config: DictConfig) -> None:
@@ -78,6 +82,9 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
     try:
         if any(a in ("--help", "-h") for a in sys.argv[1:]):
             print(_help(command))
+            return
+        if "--version" in sys.argv[1:]:
+            print(f"{program} {nmt.__version__}")
             return
         with _scratch(sys.argv[1:]) as scratch:
             sys.argv[1:] = _hydra_arguments(command, schema, sys.argv[1:], scratch)
@@ -177,12 +184,16 @@ def _hydra_arguments(command: str, schema: type, arguments: list[str], scratch: 
     """The command line with Hydra kept from changing folder, writing files or configuring logging.
 
     Raises:
-        ConfigError: an option or a preset that does not exist.
+        ConfigError: an option or a preset that does not exist, or what is no line of text.
     """
+    for text in arguments:
+        kinds = set(map(unicodedata.category, text))
+        if kinds & {"Cs", "Cc"}:
+            raise ConfigError(f"{text}: {'not UTF-8' if 'Cs' in kinds else 'holds a control character'}")
     unknown = next((a for a in arguments if a.startswith("-") and a.partition("=")[0] not in FLAGS), None)
     if unknown is not None:
         raise ConfigError(f"{unknown}: no such option; options are given as KEY=VALUE{suggest(unknown, FLAGS)}")
-    if any(a in ("--shell-completion", "-sc", "--hydra-help", "--version") for a in arguments):
+    if any(a in ("--shell-completion", "-sc", "--hydra-help") for a in arguments):
         return arguments
     groups = command_groups(command)
     own_presets = any(a.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for a in arguments)

@@ -103,8 +103,9 @@ class EpochPlanner:
         per_split = [int(counts.sum()) for counts in self._usable]
         self.num_pairs = sum(per_split)
         self.num_left_out = int(self.starts[-1]) - self.num_pairs
-        total = sum(weight * count for weight, count in zip(self._weights, per_split))
-        self.num_chunks = max(1, math.ceil(total / CHUNK_PAIRS))
+        copies = [math.modf(weight) for weight in self._weights]
+        self.num_drawn = sum(int(whole) * n + round(share * n) for (share, whole), n in zip(copies, per_split))
+        self.num_chunks = max(1, math.ceil(self.num_drawn / CHUNK_PAIRS))
 
     def _count_usable(self, split: ParallelSplit) -> IntArray:
         """Usable pairs of each block."""

@@ -77,6 +77,8 @@ class TrainBatches:
                 f"no training pair is left: batch.max_tokens={options.max_tokens} and "
                 f"batch.max_length={options.max_length} leave out all {self.num_left_out}"
             )
+        if self._planner.num_drawn == 0:
+            raise ConfigError(f"mix={self._weights}: an epoch takes none of the {self.num_pairs} training pairs")
 
     def plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch, for all ranks together; the same however many there are.

@@ -52,7 +52,7 @@ def score_ids(
     members, keys = as_list(models), range(len(sources)) if keys is None else keys
     most_source = smallest(m.max_source_length for m in members)
     most_target = smallest(m.max_target_length for m in members)
-    sources = [cut(ids, most_source, key) for ids, key in zip(sources, keys)]
+    sources = cut(sources, most_source, keys)
     for ids, key in zip(targets, keys):
         if most_target is not None and len(ids) >= most_target:
             raise DataError(f"the target of line {key + 1} has {len(ids)} tokens; the model allows {most_target - 1}")

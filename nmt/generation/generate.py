@@ -19,11 +19,12 @@ from nmt.data.corpus import Corpus
 from nmt.data.reader import TextFile
 from nmt.device import torch_device
 from nmt.generation.hypothesis import Hypothesis
-from nmt.generation.lines import Block, blocks, open_text
+from nmt.generation.lines import Block, blocks
 from nmt.generation.options import GenerateOptions, OutputFormat
 from nmt.generation.progress import Progress
 from nmt.generation.translator import Translator
 from nmt.ranks import Ranks
+from nmt.text.input import open_text
 from nmt.text.writer import STANDARD, open_output
 
 log = logging.getLogger(__name__)

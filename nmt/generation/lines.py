@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from types import TracebackType
 
-from nmt.config import ConfigError, DataError
+from nmt.config import DataError
 from nmt.data.reader import TextFile
-from nmt.text.writer import STANDARD
-
-
-class StandardInput(TextFile):
-    """The lines of standard input; each is there as soon as it was written."""
-
-    def __init__(self) -> None:
-        self.path = Path("standard input")
-        self.size = self.lines = 0
-        self.digest = hashlib.sha256()
-        self._raw = self._stream = sys.stdin.buffer
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """It stays open: it is not ours."""
-
-
-def open_text(path: str, key: str) -> TextFile:
-    """A text file (plain, .gz or .xz), or standard input for ``-``; a context manager.
-
-    Args:
-        path: the file.
-        key: the option that named it, for messages.
-
-    Raises:
-        ConfigError: it cannot be opened.
-    """
-    if path == STANDARD:
-        return StandardInput()
-    try:
-        return TextFile(Path(path))
-    except OSError as error:
-        raise ConfigError(f"{key}={path}: cannot be read ({error.strerror or error})") from error
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def translate_ids(
 ) -> list[list[Hypothesis]]:
     """Translate id sequences.
 
-    A source beyond the model's limit is cut there, with a warning that names its place in the input; a source
+    A source beyond the model's limit is cut there, with one warning that counts such lines; a source
     without tokens has the empty translation.
 
     Args:
@@ -56,7 +56,7 @@ def translate_ids(
     members = as_list(models)
     model = members[0] if len(members) == 1 else Ensemble(members)
     keys = range(len(sources)) if keys is None else keys
-    sources = [cut(ids, model.max_source_length, key) for ids, key in zip(sources, keys)]
+    sources = cut(sources, model.max_source_length, keys)
     results: list[list[Hypothesis]] = [[EMPTY] for _ in sources]
     search = beam_search if options.sampling is Sampling.none else sample
     todo = [i for i, ids in enumerate(sources) if ids]
@@ -92,10 +92,13 @@ def length_batches(
         yield [places[i] for i in batch.tolist()]
 
 
-def cut(ids: Sequence[int], max_source_length: int | None, key: int) -> Sequence[int]:
-    """A source that fits the model: beyond its limit the rest is left out, with a warning that names the line."""
-    most = len(ids) if max_source_length is None else max_source_length - 1
-    if len(ids) <= most:
-        return ids
-    log.warning("line %d has %d tokens; only the first %d, the model's limit, are translated", key + 1, len(ids), most)
-    return ids[:most]
+def cut(sources: Sequence[Sequence[int]], max_source_length: int | None, keys: Sequence[int]) -> list[Sequence[int]]:
+    """Sources that fit the model: beyond its limit the rest is left out, with one warning that counts the lines."""
+    if max_source_length is None:
+        return list(sources)
+    most = max_source_length - 1
+    long = [key for ids, key in zip(sources, keys) if len(ids) > most]
+    if long:
+        lines = f"line {long[0] + 1} has" if len(long) == 1 else f"{len(long)} lines (line {long[0] + 1} first) have"
+        log.warning("%s too many tokens; only the first %d, the model's limit, are translated", lines, most)
+    return [ids[:most] for ids in sources]

@@ -9,16 +9,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nmt.config import ConfigError, DataError, Texts, option, suggest
-from nmt.data.reader import TextFile
 from nmt.limits import MAX_SEED
+from nmt.text.input import read_lines
 from nmt.text.significance import compare_statistics, holm
-from nmt.text.writer import open_output
+from nmt.text.writer import STANDARD, open_output
 
 METRICS = ("bleu", "chrf", "ter")
 SAMPLES, SEED = 10_000, 12345
@@ -299,19 +298,6 @@ def check_counts(columns: Mapping[str, Sequence[str]]) -> None:
             )
 
 
-def read_lines(path: str) -> list[str]:
-    """All lines of a text file (plain, .gz or .xz).
-
-    Raises:
-        ConfigError: no such file.
-        DataError: not UTF-8 (names the line), or damaged.
-    """
-    if not Path(path).exists():
-        raise ConfigError(f"{path}: no such file")
-    with TextFile(Path(path)) as lines:
-        return list(lines)
-
-
 def score_files(options: ScoreOptions) -> None:
     """Score a file of hypotheses, with a test against a baseline where one is given, and print the result.
 
@@ -320,13 +306,16 @@ def score_files(options: ScoreOptions) -> None:
         DataError: the files do not fit each other.
     """
     paths = options.reference if isinstance(options.reference, list) else [options.reference]
-    files = {str(path): read_lines(str(path)) for path in [options.hypothesis, *paths]}
+    given = [("hypothesis", options.hypothesis), *(("reference", path) for path in paths)]
+    if [options.hypothesis, *paths, options.baseline].count(STANDARD) > 1:
+        raise ConfigError("standard input can be read once: give files for the others")
+    files = {path: read_lines(path, key) for key, path in given}
     check_counts(files)
-    columns, hypotheses = [files[str(path)] for path in paths], files[options.hypothesis]
+    columns, hypotheses = [files[path] for path in paths], files[options.hypothesis]
     scores = [corpus_score(name, hypotheses, columns, tokenize=options.tokenize) for name in options.metrics]
     comparisons: list[Comparison] = []
     if options.baseline is not None:
-        baseline = read_lines(options.baseline)
+        baseline = read_lines(options.baseline, "baseline")
         check_counts({options.hypothesis: hypotheses, options.baseline: baseline})
         comparisons = [
             compare(

@@ -84,7 +84,7 @@ def test_mistakes(tmp_path: Path, text: tuple[Path, Path], spec: SystemSpec) -> 
         run(checkpoint, given, out, f"reference={tmp_path / 'short'}")
     with pytest.raises(ConfigError, match="there is no text in it"):
         run(checkpoint, f"input={tmp_path / 'blank'}", out)
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="No such file"):
         run(checkpoint, "input=nowhere", out)
     with pytest.raises(ConfigError, match="checkpoint=nowhere: no such folder"):
         run("checkpoint=nowhere", given, out)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from omegaconf import OmegaConf
@@ -19,32 +16,6 @@ from omegaconf import OmegaConf
 from nmt.config import ConfigError
 
 ROOT = Path(__file__).parents[3]
-
-
-class Done(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Done]:
-    """``cli("train", "run=x")``: the command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(command: str, *arguments: str, full_error: str = "") -> Done:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", full_error)
-        monkeypatch.setattr(sys, "argv", [f"nmt-{command}", *arguments])
-        code: object = 0
-        try:
-            importlib.import_module(f"nmt.commands.{command}").main()
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            assert Path.cwd() == tmp_path
-        return Done(code, *capsys.readouterr())
-
-    return run
 
 
 def process(cwd: Path, command: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -261,7 +232,7 @@ def test_waiting_threads_give_up_their_core_soon(given: dict[str, str], spins: s
     assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)) == {spins}
 
 
-def test_commands_set_it(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_set_it(cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert cli("score", "--help").code == 0

@@ -155,7 +155,7 @@ def test_long_lines_are_cut_with_a_warning(run: Any, caplog: pytest.LogCaptureFi
     assert len(out) == 2
     assert out[1]
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
-        "line 2 has 180 tokens; only the first 63, the model's limit, are translated"
+        "line 2 has too many tokens; only the first 63, the model's limit, are translated"
     ]
 
 

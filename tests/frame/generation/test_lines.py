@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmt.config import ConfigError, DataError
-from nmt.generation.lines import Block, blocks, open_text
+from nmt.generation.lines import Block, blocks
+from nmt.text.input import open_text
 
 
 def read(path: Path, size: int = 2, beside: Path | None = None) -> list[Block]:

@@ -38,7 +38,7 @@ def test_long_sources_are_cut_with_a_warning(table_model: Any, caplog: pytest.Lo
         cut, whole = translate_ids(model, [[3, 4, 5, 3, 3], [3, 4, 5]], SearchOptions(beam=2), keys=[41, 42])
     assert cut == whole
     assert [r.getMessage() for r in caplog.records] == [
-        "line 42 has 5 tokens; only the first 3, the model's limit, are translated"
+        "line 42 has too many tokens; only the first 3, the model's limit, are translated"
     ]
 
 

@@ -218,5 +218,5 @@ def test_mistakes_in_a_recipe(changes: dict[str, Any], message: str) -> None:
 def test_failed_model_is_named_and_others_are_made(tmp_path: Path) -> None:
     bad = Job("bad", 1, tmp_path / "bad", "score", ("hypothesis=nowhere", "reference=nowhere"))
     after = Job("after", 1, tmp_path / "after", "average", (), source=bad.folder)
-    with pytest.raises(RunFailed, match=r"bad: nmt-score ended with status 1: .*nowhere: no such file.*; after: bad"):
+    with pytest.raises(RunFailed, match=r"bad: nmt-score ended with status 1: .*nowhere: cannot be read.*; after: bad"):
         make_all([bad, after], 1)

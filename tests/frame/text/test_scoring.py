@@ -167,5 +167,5 @@ def test_unequal_files(folder: Path, key: str, sep: str) -> None:
 
 
 def test_missing_file(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere: no such file"):
+    with pytest.raises(ConfigError, match="nowhere: cannot be read \\(No such file"):
         run(folder, reference=[f"{folder}/ref", f"{folder}/nowhere"])
