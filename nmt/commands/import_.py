@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -18,13 +19,17 @@ class ImportOptions:
     format: str = option()
     path: str = option()
     out: str = option()
+    vocabulary: Any = option()
+    subwords: Any = option()
 
 
 def import_model(options: ImportOptions, config: DictConfig) -> None:
     """Import and say where it is."""
     from nmt.interchange.importing import import_checkpoint
 
-    import_checkpoint(options.format, options.path, Path(options.out))
+    import_checkpoint(
+        options.format, options.path, Path(options.out), vocabulary=options.vocabulary, subwords=options.subwords
+    )
     print(f"{options.out}: checkpoint from {options.path}")
 
 

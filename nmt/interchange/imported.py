@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from nmt.config import DataError
+from nmt.generation.options import SearchOptions
 from nmt.interchange.pieces import Aligned
 from nmt.interchange.stream import reorder_stream, turns_from_halves
 from nmt.registry import discover
@@ -35,6 +36,7 @@ class Imported:
         source_language: its code.
         target_language: its code.
         halves: its sinusoidal positions list all sines, then all cosines; ours take turns.
+        search: how its toolkit searches by default: keys of ``SearchOptions``.
     """
 
     file: Path
@@ -44,6 +46,7 @@ class Imported:
     source_language: str
     target_language: str
     halves: bool = False
+    search: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,16 @@ def write_imported(model: Imported, out: Path, origin: str) -> None:
     """
     discover()
     checkpoint = describe(model.vocabularies, model.source_language, model.target_language, imported_from=origin)
+    usual = SearchOptions()
+    search = {key: value for key, value in model.search.items() if value != getattr(usual, key)}
     config = OmegaConf.create(
-        {"task": {"name": "translation"}, "plugins": [], "model": model.node, "checkpoint": checkpoint}
+        {
+            "task": {"name": "translation"},
+            "plugins": [],
+            "model": model.node,
+            "search": search,
+            "checkpoint": checkpoint,
+        }
     )
     shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
     built = build_to_fit(config, model.vocabularies, shapes, model.file)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
+from nmt.interchange.beside import Given
 from nmt.interchange.imported import Imported, check_tensors, order_words, vocabulary_pair
 from nmt.interchange.layers import count_layers, to_ours
 from nmt.interchange.pieces import Aligned, Words, align, check_words
@@ -29,18 +30,21 @@ POSITION_TOLERANCE = 2e-3
 """Between a stored table and the sinusoids; float16 is exact to 5e-4 at 1."""
 
 
-def read_huggingface(path: Path) -> Imported:
+def read_huggingface(path: Path, given: Given) -> Imported:
     """Read a Marian folder.
 
     Args:
         path: the folder.
+        given: nothing: its files have fixed names.
 
     Raises:
-        ConfigError: no such folder.
+        ConfigError: no such folder, or files are given.
         DataError: a file is missing, malformed or hostile, or the model is not of this kind.
     """
     if not path.is_dir():
         raise ConfigError(f"path={path}: no such folder")
+    for key in ("vocabulary", "subwords"):
+        given.refuse(key, "hf")
     config = _read_json(path / "config.json")
     _check(config, path / "config.json")
     tokenizer = _read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
