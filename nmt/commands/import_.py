@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from nmt.commands.app import run_app
-from nmt.config import option
+from nmt.config import Texts, option
 
 
 @dataclass
@@ -19,8 +18,8 @@ class ImportOptions:
     format: str = option()
     path: str = option()
     out: str = option()
-    vocabulary: Any = option()
-    subwords: Any = option()
+    vocabulary: Texts | None = option()
+    subwords: Texts | None = option()
 
 
 def import_model(options: ImportOptions, config: DictConfig) -> None:

@@ -210,9 +210,11 @@ class Fairseq:
         return self._apply(f"{name}.out_proj", (weights.softmax(-1) @ v).transpose(0, 1).flatten(1))
 
 
-def check(model: Fairseq, folder: Path, out: Path, sources: list[str], references: list[str]) -> Translator:
+def check(
+    model: Fairseq, folder: Path, out: Path, sources: list[str], references: list[str], **given: Any
+) -> Translator:
     """Teacher-forced log-probabilities and greedy translations are fairseq's."""
-    import_checkpoint("fairseq", folder, out)
+    import_checkpoint("fairseq", folder, out, **given)
     ours = Translator.load(out, device="cpu")
     forced = ours.forced(sources, references)
     unknown = 0
@@ -367,16 +369,58 @@ def test_refuses_a_malformed_dictionary(line, texts, tmp_path) -> None:
         import_checkpoint("fairseq", folder, tmp_path / "out")
 
 
+@pytest.mark.parametrize("kept", ["en", "eo"])
+def test_one_dictionary_of_a_joined_vocabulary(kept, texts, tmp_path, sources, references) -> None:
+    model = Fairseq(texts, joint=True)
+    folder = model.save(tmp_path / "fairseq")
+    (folder / f"dict.{'eo' if kept == 'en' else 'en'}.txt").unlink()
+    assert check(model, folder, tmp_path / "out", sources, references).vocabularies.joint
+
+
+def test_two_vocabularies_need_two_dictionaries(texts, tmp_path) -> None:
+    folder = Fairseq(texts).save(tmp_path / "fairseq")
+    (folder / "dict.eo.txt").unlink()
+    with pytest.raises(DataError, match=r"dict\.eo\.txt: cannot be read"):
+        import_checkpoint("fairseq", folder, tmp_path / "out")
+
+
+def test_sub_words_that_the_user_names(texts, tmp_path, sources, references) -> None:
+    model = Fairseq(texts)
+    folder = model.save(tmp_path / "fairseq")
+    for name in ("spm.en.model", "spm.eo.model"):
+        (folder / name).rename(tmp_path / name.replace("spm", "s").replace("model", "x"))
+    named = [str(tmp_path / "s.en.x"), str(tmp_path / "s.eo.x")]
+    check(model, folder, tmp_path / "out", sources, references, subwords=named)
+    with pytest.raises(DataError, match=r"no subwords here \(\*\.model.*\); give subwords=FILE or subwords=\[SOURCE,"):
+        import_checkpoint("fairseq", folder, tmp_path / "out2")
+    with pytest.raises(ConfigError, match=r"subwords=\[a,b,c\]: give FILE, or \[SOURCE,TARGET\]"):
+        import_checkpoint("fairseq", folder, tmp_path / "out2", subwords=["a", "b", "c"])
+    with pytest.raises(ConfigError, match="subwords=nowhere: no such file"):
+        import_checkpoint("fairseq", folder, tmp_path / "out2", subwords="nowhere")
+    with pytest.raises(ConfigError, match="vocabulary: leave it out with format=fairseq"):
+        import_checkpoint("fairseq", folder, tmp_path / "out2", vocabulary=named)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_refuses_weights_that_are_not_finite(value, texts, tmp_path) -> None:
+    model = Fairseq(texts)
+    model.state["decoder.layers.1.fc1.weight"][2, 3] = value
+    with pytest.raises(
+        DataError, match=r"checkpoint_best\.pt: decoder\.layers\.1\.fc1\.weight holds values that are not"
+    ):
+        import_checkpoint("fairseq", model.save(tmp_path / "fairseq"), tmp_path / "out")
+
+
 def test_refuses_a_folder_without_its_files(texts, tmp_path) -> None:
     model = Fairseq(texts)
     folder = model.save(tmp_path / "fairseq")
     models = list(folder.glob("*.model"))
     models[0].rename(folder / "one.model")
-    with pytest.raises(DataError, match=r"which of .* is for e[no]\? Name them NAME\.e[no]\.model"):
+    with pytest.raises(DataError, match=r"which of .*\? Give subwords=FILE or subwords=\[SOURCE,TARGET\]"):
         import_checkpoint("fairseq", folder, tmp_path / "out")
     for path in folder.glob("*.model"):
         path.unlink()
-    with pytest.raises(DataError, match=r"no sentencepiece model .* subword-nmt's codes, cannot be imported"):
+    with pytest.raises(DataError, match=r"no subwords here"):
         import_checkpoint("fairseq", folder, tmp_path / "out")
     (folder / "dict.en.txt").unlink()
     with pytest.raises(DataError, match=r"dict\.en\.txt: cannot be read"):

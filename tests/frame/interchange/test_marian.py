@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sentencepiece
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
@@ -227,3 +227,18 @@ def test_refuses_several_target_languages(texts, tmp_path) -> None:
 def test_refuses_a_missing_folder(tmp_path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         import_checkpoint("hf", tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_refuses_weights_that_are_not_finite(texts, tmp_path) -> None:
+    folder = write_opus(tmp_path / "opus", texts)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[FC1][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=rf"model\.safetensors: {FC1} holds values that are not finite"):
+        import_checkpoint("hf", folder, tmp_path / "out")
+
+
+def test_refuses_files_that_have_fixed_names(texts, tmp_path) -> None:
+    folder = write_opus(tmp_path / "opus", texts)
+    with pytest.raises(ConfigError, match="subwords: leave it out with format=hf"):
+        import_checkpoint("hf", folder, tmp_path / "out", subwords=str(folder / "source.spm"))
