@@ -73,7 +73,40 @@ def read_huggingface(path: Path, given: Given) -> Imported:
     )
     languages = [str(tokenizer.get(f"{side}_lang") or side) for side in ("source", "target")]
     halves = positions == "sinusoidal"
-    return Imported(file, node, ours, vocabulary_pair(source, target), languages[0], languages[1], halves)
+    search = _search(path, config)
+    return Imported(file, node, ours, vocabulary_pair(source, target), languages[0], languages[1], halves, search)
+
+
+_SEARCH = {
+    "num_beams": ("beam", 0),
+    "length_penalty": ("length_penalty", 0),
+    "no_repeat_ngram_size": ("no_repeat_ngram", 0),
+    "min_length": ("min_length", 1),
+    "min_new_tokens": ("min_length", 0),
+    "max_length": ("max_length_offset", 2),
+    "max_new_tokens": ("max_length_offset", 1),
+}
+"""Their options of a search, ours, and what their lengths count more: the decoder's start, the longest also the end of
+sentence. Of two for one of ours the later one counts, as it does there."""
+
+
+def _search(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What ``generation_config.json`` says, or ``config.json``, where it stood before that file was invented."""
+    file = path / "generation_config.json"
+    values = _read_json(file) if file.is_file() else config
+    found: dict[str, Any] = {}
+    for theirs, (ours, more) in _SEARCH.items():
+        value = values.get(theirs)
+        if value is None:
+            continue
+        number = float if ours == "length_penalty" else int
+        if isinstance(value, bool) or not isinstance(value, int | number) or (number is int and value < 0):
+            raise DataError(f"{file}: {theirs}={shorten(repr(value))} must be a number")
+        found[ours] = number(value) if number is float else max(0, value - more)
+    if "max_length_offset" in found:
+        longest = min(found["max_length_offset"], config["max_position_embeddings"] - 2)
+        found |= {"max_length_ratio": 0.0, "max_length_offset": max(1, longest)}
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
