@@ -1,8 +1,8 @@
 """Transformers of fairseq (Ott et al. 2019, arXiv:1904.01038).
 
-A checkpoint (``.pt``), ``dict.LANG.txt`` for both languages, and the sentencepiece model that made the words. The
-decoder starts with the end-of-sentence symbol; positions count from 2. Sinusoidal positions have slightly other
-frequencies than the paper's, so they are taken over as a table.
+A checkpoint (``.pt``), ``dict.LANG.txt`` for both languages, and the sentencepiece model or the codes of subword-nmt
+that made the words. The decoder starts with the end-of-sentence symbol; positions count from 2. Sinusoidal positions
+have slightly other frequencies than the paper's, so they are taken over as a table.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from nmt.interchange.beside import Given, find_pair
 from nmt.interchange.imported import Imported, check_tensors, order_words, vocabulary_pair
 from nmt.interchange.inert import Record, show
 from nmt.interchange.layers import count_layers, take, to_ours
-from nmt.interchange.pieces import Aligned, Words, align, check_words
+from nmt.interchange.pieces import Words
 from nmt.interchange.standard import StackShape, model_node
+from nmt.interchange.subwords import align_pair
 from nmt.interchange.torch_file import TorchFile
-from nmt.text.vocabulary import MAX_MODEL_BYTES
 from nmt.training.checkpoint import MAX_TABLES
 from nmt.untrusted import is_plain_name, read_bytes, shorten
 
@@ -38,7 +38,7 @@ MAX_POSITIONS = 4096
 MAX_DICTIONARY_BYTES = 1 << 26
 """Of ``dict.LANG.txt``; a million words take some 15 MiB."""
 
-SUBWORDS = ("*.model",)
+SUBWORDS = ("*.model", "*code", "*codes", "code.*", "*codes.*")
 """Names of what cuts text into words."""
 
 SEARCH = {"beam": 5, "length_penalty": 1.0, "min_length": 1, "max_length_ratio": 0.0, "max_length_offset": 200}
@@ -55,7 +55,7 @@ def read_fairseq(path: Path, given: Given) -> Imported:
     """Read a fairseq model.
 
     Args:
-        path: the ``.pt`` file with the dictionaries and the sentencepiece model beside, or their folder.
+        path: the ``.pt`` file with the dictionaries and the sub-words beside, or their folder.
         given: ``subwords`` that lie elsewhere or whose names do not tell.
 
     Raises:
@@ -75,7 +75,7 @@ def read_fairseq(path: Path, given: Given) -> Imported:
     matrices = _matrices(tensors, settings)
     sizes = len(matrices[0]), len(matrices[1])
     words = _dictionaries(file.parent, languages, sizes, joined=settings.flag("share_all_embeddings"))
-    source, target = _align(words, find_pair(file.parent, SUBWORDS, languages, "subwords", given.subwords))
+    source, target = align_pair(words, find_pair(file.parent, SUBWORDS, languages, "subwords", given.subwords))
     ordered = order_words(source, target, matrices, None, str(file))
     shapes = {
         "encoder": _shape(tensors, settings, "encoder", matrices[0]),
@@ -232,16 +232,6 @@ def _dictionaries(
         paths = [path for path in paths if path.is_file()] * 2
     source = _read_dictionary(paths[0], sizes[0])
     return source, source if paths[0] == paths[1] else _read_dictionary(paths[1], sizes[1])
-
-
-def _align(words: tuple[Words, Words], models: tuple[Path, Path]) -> tuple[Aligned, Aligned]:
-    content = [read_bytes(model, MAX_MODEL_BYTES) for model in models]
-    for one, model, bytes_ in zip(words, models, content):
-        check_words(one, {str(model): bytes_})
-    target = align(content[1], str(models[1]), words[1], produced=True)
-    if content[0] == content[1] and words[0].rows == words[1].rows:
-        return target, target
-    return align(content[0], str(models[0]), words[0], produced=False), target
 
 
 def _read_dictionary(path: Path, size: int) -> Words:
