@@ -64,7 +64,7 @@ EXTREMES += [
     [[1]],
     {"name": "os"},
 ]
-ODD_VALUES = st.sampled_from(EXTREMES) | st.recursive(
+ODD_VALUES = st.sampled_from(EXTREMES).map(copy.deepcopy) | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,

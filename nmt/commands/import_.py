@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nmt.commands.app import run_app
-from nmt.config import option
+from nmt.config import Texts, option
 
 
 @dataclass
@@ -18,13 +18,17 @@ class ImportOptions:
     format: str = option()
     path: str = option()
     out: str = option()
+    vocabulary: Texts | None = option()
+    subwords: Texts | None = option()
 
 
 def import_model(options: ImportOptions, config: DictConfig) -> None:
     """Import and say where it is."""
     from nmt.interchange.importing import import_checkpoint
 
-    import_checkpoint(options.format, options.path, Path(options.out))
+    import_checkpoint(
+        options.format, options.path, Path(options.out), vocabulary=options.vocabulary, subwords=options.subwords
+    )
     print(f"{options.out}: checkpoint from {options.path}")
 
 

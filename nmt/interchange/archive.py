@@ -54,7 +54,7 @@ def read_directory(file: IO[bytes], path: Path, maker: str) -> dict[str, Member]
     """
     members: dict[str, Member] = {}
     try:
-        for info in zipfile.ZipFile(_Cautious(file)).infolist():  # type: ignore[arg-type]
+        for info in zipfile.ZipFile(_Cautious(file)).infolist():
             name = shorten(info.filename)
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
                 raise DataError(f"{path}: {name} is compressed; {maker} does not compress")

@@ -1,8 +1,8 @@
 """Transformers of fairseq (Ott et al. 2019, arXiv:1904.01038).
 
-A checkpoint (``.pt``), ``dict.LANG.txt`` for both languages, and the sentencepiece model that made the words. The
-decoder starts with the end-of-sentence symbol; positions count from 2. Sinusoidal positions have slightly other
-frequencies than the paper's, so they are taken over as a table.
+A checkpoint (``.pt``), ``dict.LANG.txt`` for both languages, and the sentencepiece model or the codes of subword-nmt
+that made the words. The decoder starts with the end-of-sentence symbol; positions count from 2. Sinusoidal positions
+have slightly other frequencies than the paper's, so they are taken over as a table.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
+from nmt.interchange.beside import Given, find_pair
 from nmt.interchange.imported import Imported, check_tensors, order_words, vocabulary_pair
 from nmt.interchange.inert import Record, show
 from nmt.interchange.layers import count_layers, take, to_ours
-from nmt.interchange.pieces import Aligned, Words, align, check_words
+from nmt.interchange.pieces import Words
 from nmt.interchange.standard import StackShape, model_node
+from nmt.interchange.subwords import align_pair
 from nmt.interchange.torch_file import TorchFile
-from nmt.text.vocabulary import MAX_MODEL_BYTES
 from nmt.training.checkpoint import MAX_TABLES
 from nmt.untrusted import is_plain_name, read_bytes, shorten
 
@@ -37,6 +38,12 @@ MAX_POSITIONS = 4096
 MAX_DICTIONARY_BYTES = 1 << 26
 """Of ``dict.LANG.txt``; a million words take some 15 MiB."""
 
+SUBWORDS = ("*.model", "*code", "*codes", "code.*", "*codes.*")
+"""Names of what cuts text into words."""
+
+SEARCH = {"beam": 5, "length_penalty": 1.0, "min_length": 1, "max_length_ratio": 0.0, "max_length_offset": 200}
+"""The defaults of ``fairseq-generate``: ``--beam 5 --lenpen 1 --min-len 1 --max-len-a 0 --max-len-b 200``."""
+
 FOREIGN = (
     *("layernorm_embedding", "cross_self_attention", "no_cross_attention", "adaptive_input"),
     *("adaptive_softmax_cutoff", "scale_fc", "scale_attn", "scale_heads", "scale_resids"),
@@ -44,16 +51,18 @@ FOREIGN = (
 """Switches of parts that we do not have."""
 
 
-def read_fairseq(path: Path) -> Imported:
+def read_fairseq(path: Path, given: Given) -> Imported:
     """Read a fairseq model.
 
     Args:
-        path: the ``.pt`` file with the dictionaries and the sentencepiece model beside, or their folder.
+        path: the ``.pt`` file with the dictionaries and the sub-words beside, or their folder.
+        given: ``subwords`` that lie elsewhere or whose names do not tell.
 
     Raises:
-        ConfigError: no such file.
+        ConfigError: no such file, or ``vocabulary`` is given.
         DataError: a file is missing, malformed or hostile, or the model is not of this kind.
     """
+    given.refuse("vocabulary", "fairseq")
     file = _checkpoint(path)
     stored = TorchFile(file)
     settings = _Settings(stored.value, file)
@@ -64,8 +73,10 @@ def read_fairseq(path: Path) -> Imported:
     tensors = _renamed(tensors)
     languages = settings.text("source_lang"), settings.text("target_lang")
     matrices = _matrices(tensors, settings)
-    source, target = _align(file, languages, (len(matrices[0]), len(matrices[1])))
-    words = order_words(source, target, matrices, None, str(file))
+    sizes = len(matrices[0]), len(matrices[1])
+    words = _dictionaries(file.parent, languages, sizes, joined=settings.flag("share_all_embeddings"))
+    source, target = align_pair(words, find_pair(file.parent, SUBWORDS, languages, "subwords", given.subwords))
+    ordered = order_words(source, target, matrices, None, str(file))
     shapes = {
         "encoder": _shape(tensors, settings, "encoder", matrices[0]),
         "decoder": _shape(tensors, settings, "decoder", matrices[1]),
@@ -82,13 +93,13 @@ def read_fairseq(path: Path) -> Imported:
     node = model_node(
         shapes["encoder"],
         shapes["decoder"],
-        share=words.share,
+        share=ordered.share,
         positions=positions,
         max_positions=length,
         scale=not settings.flag("no_scale_embedding"),
-        output_bias=words.output_bias,
+        output_bias=ordered.output_bias,
     )
-    return Imported(file, node, {**ours, **words.tensors}, vocabulary_pair(source, target), *languages)
+    return Imported(file, node, {**ours, **ordered.tensors}, vocabulary_pair(source, target), *languages, search=SEARCH)
 
 
 def _checkpoint(path: Path) -> Path:
@@ -212,37 +223,15 @@ def _matrices(tensors: dict[str, Tensor], settings: _Settings) -> tuple[Tensor, 
     return source, target, take(tensors, "decoder.output_projection.weight", file)
 
 
-def _align(file: Path, languages: tuple[str, str], sizes: tuple[int, int]) -> tuple[Aligned, Aligned]:
-    folder = file.parent
-    words = [_read_dictionary(folder / f"dict.{lang}.txt", size) for lang, size in zip(languages, sizes)]
-    models = _sentencepiece_models(folder, languages)
-    content = [read_bytes(model, MAX_MODEL_BYTES) for model in models]
-    for one, model, bytes_ in zip(words, models, content):
-        check_words(one, {str(model): bytes_})
-    target = align(content[1], str(models[1]), words[1], produced=True)
-    if content[0] == content[1] and words[0].rows == words[1].rows:
-        return target, target
-    return align(content[0], str(models[0]), words[0], produced=False), target
-
-
-def _sentencepiece_models(folder: Path, languages: tuple[str, str]) -> list[Path]:
-    """The sentencepiece model of each side: the only one, or those with the languages in their names."""
-    found = sorted(folder.glob("*.model"))
-    if not found:
-        raise DataError(
-            f"{folder}: no sentencepiece model (*.model) beside the dictionaries; other sub-words, such as "
-            "subword-nmt's codes, cannot be imported"
-        )
-    if len(found) == 1:
-        return [found[0], found[0]]
-    chosen = []
-    for language in languages:
-        own = [path for path in found if language in path.name.split(".")]
-        if len(own) != 1:
-            names = ", ".join(path.name for path in found)
-            raise DataError(f"{folder}: which of {names} is for {language}? Name them NAME.{language}.model")
-        chosen += own
-    return chosen
+def _dictionaries(
+    folder: Path, languages: tuple[str, str], sizes: tuple[int, int], *, joined: bool
+) -> tuple[Words, Words]:
+    """The words of both sides. Where all embeddings are shared there is one dictionary, which may lie there once."""
+    paths = [folder / f"dict.{language}.txt" for language in languages]
+    if joined and sum(path.is_file() for path in paths) == 1:
+        paths = [path for path in paths if path.is_file()] * 2
+    source = _read_dictionary(paths[0], sizes[0])
+    return source, source if paths[0] == paths[1] else _read_dictionary(paths[1], sizes[1])
 
 
 def _read_dictionary(path: Path, size: int) -> Words:

@@ -19,6 +19,7 @@ from nmt.files import write_folder
 from nmt.interchange.layers import to_theirs
 from nmt.interchange.standard import StackShape, StandardTransformer, require_equal
 from nmt.interchange.stream import halves_from_turns, reorder_stream
+from nmt.text.sentencepieces import SentencePieces
 from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 from nmt.training.checkpoint import save_tensors
 
@@ -69,6 +70,11 @@ def write_huggingface(model: StandardTransformer, out: Path) -> None:
 def _check(model: StandardTransformer) -> None:
     """Refuse what neither architecture has."""
     to = "hf"
+    if model.vocabularies.source.kind != SentencePieces.kind:
+        raise ConfigError(
+            f"a vocabulary of {model.vocabularies.source.kind} cannot be exported to hf: its tokenisers need a "
+            f"{SentencePieces.kind} model"
+        )
     if model.norm != "layer_norm":
         raise ConfigError(f"model.norm.name={model.norm} cannot be exported to hf; valid options: layer_norm")
     if model.eps != EPS:

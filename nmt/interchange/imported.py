@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from nmt.config import DataError
+from nmt.config import ConfigError, DataError, parse_options
+from nmt.generation.options import SearchOptions
 from nmt.interchange.pieces import Aligned
 from nmt.interchange.stream import reorder_stream, turns_from_halves
 from nmt.registry import discover
@@ -35,6 +36,7 @@ class Imported:
         source_language: its code.
         target_language: its code.
         halves: its sinusoidal positions list all sines, then all cosines; ours take turns.
+        search: how its toolkit searches by default: keys of ``SearchOptions``.
     """
 
     file: Path
@@ -44,6 +46,7 @@ class Imported:
     source_language: str
     target_language: str
     halves: bool = False
+    search: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,17 @@ def vocabulary_pair(source: Aligned, target: Aligned) -> VocabularyPair:
     return VocabularyPair(source.vocabulary, target.vocabulary, joint=False)
 
 
+def _search_node(model: Imported) -> dict[str, Any]:
+    """The node ``search`` of its configuration: what differs from our own defaults."""
+    try:
+        parse_options(SearchOptions, model.search, key="search")
+    except ConfigError as error:
+        raise DataError(f"{model.file}: its search cannot be carried: {error}") from error
+    usual = SearchOptions()
+    search = {key: value for key, value in model.search.items() if value != getattr(usual, key)}
+    return {"search": search} if search else {}
+
+
 def write_imported(model: Imported, out: Path, origin: str) -> None:
     """Write a foreign model as a checkpoint of ours.
 
@@ -130,9 +144,8 @@ def write_imported(model: Imported, out: Path, origin: str) -> None:
     """
     discover()
     checkpoint = describe(model.vocabularies, model.source_language, model.target_language, imported_from=origin)
-    config = OmegaConf.create(
-        {"task": {"name": "translation"}, "plugins": [], "model": model.node, "checkpoint": checkpoint}
-    )
+    node = {"task": {"name": "translation"}, "plugins": [], "model": model.node, "checkpoint": checkpoint}
+    config = OmegaConf.create({**node, **_search_node(model)})
     shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
     built = build_to_fit(config, model.vocabularies, shapes, model.file)
     load_tensors(built, model.tensors, model.file)

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nmt.config import ConfigError, suggest
+from nmt.interchange.beside import Given, given_files
 from nmt.interchange.fairseq import read_fairseq
 from nmt.interchange.imported import Imported, write_imported
 from nmt.interchange.marian import read_huggingface
 
-READERS: dict[str, Callable[[Path], Imported]] = {"fairseq": read_fairseq, "hf": read_huggingface}
+READERS: dict[str, Callable[[Path, Given], Imported]] = {"fairseq": read_fairseq, "hf": read_huggingface}
 
 
-def import_checkpoint(format: str, path: str | Path, out: Path) -> None:
+def import_checkpoint(
+    format: str, path: str | Path, out: Path, *, vocabulary: object = None, subwords: object = None
+) -> None:
     """Write a model of another toolkit as a checkpoint. No file of it is unpickled.
 
     Args:
@@ -21,9 +24,11 @@ def import_checkpoint(format: str, path: str | Path, out: Path) -> None:
             Hugging Face transformers, such as OPUS-MT's).
         path: what to read.
         out: folder to write; must not exist. It appears whole or not at all.
+        vocabulary: file of the words, or a list of two, source and target; None: found beside the model.
+        subwords: file that cuts text into these words, or a list of two; None: found beside the model.
 
     Raises:
-        ConfigError: no such format or path, or ``out`` exists.
+        ConfigError: no such format or file, or ``out`` exists.
         DataError: a file is missing, malformed or hostile, or the model holds what we do not have.
     """
     if format not in READERS:
@@ -33,7 +38,8 @@ def import_checkpoint(format: str, path: str | Path, out: Path) -> None:
     out = Path(out)
     if out.exists():
         raise ConfigError(f"out={out} exists; choose another folder")
-    model = READERS[format](Path(path))
+    given = Given(given_files("vocabulary", vocabulary), given_files("subwords", subwords))
+    model = READERS[format](Path(path), given)
     try:
         write_imported(model, out.absolute(), format)
     except OSError as error:

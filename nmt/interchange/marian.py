@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
+from nmt.interchange.beside import Given
 from nmt.interchange.imported import Imported, check_tensors, order_words, vocabulary_pair
 from nmt.interchange.layers import count_layers, to_ours
 from nmt.interchange.pieces import Aligned, Words, align, check_words
@@ -29,18 +30,21 @@ POSITION_TOLERANCE = 2e-3
 """Between a stored table and the sinusoids; float16 is exact to 5e-4 at 1."""
 
 
-def read_huggingface(path: Path) -> Imported:
+def read_huggingface(path: Path, given: Given) -> Imported:
     """Read a Marian folder.
 
     Args:
         path: the folder.
+        given: nothing: its files have fixed names.
 
     Raises:
-        ConfigError: no such folder.
+        ConfigError: no such folder, or files are given.
         DataError: a file is missing, malformed or hostile, or the model is not of this kind.
     """
     if not path.is_dir():
         raise ConfigError(f"path={path}: no such folder")
+    for key in ("vocabulary", "subwords"):
+        given.refuse(key, "hf")
     config = _read_json(path / "config.json")
     _check(config, path / "config.json")
     tokenizer = _read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
@@ -69,7 +73,40 @@ def read_huggingface(path: Path) -> Imported:
     )
     languages = [str(tokenizer.get(f"{side}_lang") or side) for side in ("source", "target")]
     halves = positions == "sinusoidal"
-    return Imported(file, node, ours, vocabulary_pair(source, target), languages[0], languages[1], halves)
+    search = _search(path, config)
+    return Imported(file, node, ours, vocabulary_pair(source, target), languages[0], languages[1], halves, search)
+
+
+_SEARCH = {
+    "num_beams": ("beam", 0),
+    "length_penalty": ("length_penalty", 0),
+    "no_repeat_ngram_size": ("no_repeat_ngram", 0),
+    "min_length": ("min_length", 1),
+    "min_new_tokens": ("min_length", 0),
+    "max_length": ("max_length_offset", 2),
+    "max_new_tokens": ("max_length_offset", 1),
+}
+"""Their options of a search, ours, and what their lengths count more: the decoder's start, the longest also the end of
+sentence. Of two for one of ours the later one counts, as it does there."""
+
+
+def _search(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What ``generation_config.json`` says, or ``config.json``, where it stood before that file was invented."""
+    file = path / "generation_config.json"
+    values = _read_json(file) if file.is_file() else config
+    found: dict[str, Any] = {}
+    for theirs, (ours, more) in _SEARCH.items():
+        value = values.get(theirs)
+        if value is None:
+            continue
+        number = float if ours == "length_penalty" else int
+        if isinstance(value, bool) or not isinstance(value, int | number) or (number is int and value < 0):
+            raise DataError(f"{file}: {theirs}={shorten(repr(value))} must be a number")
+        found[ours] = number(value) if number is float else max(0, value - more)
+    if "max_length_offset" in found:
+        longest = min(found["max_length_offset"], config["max_position_embeddings"] - 2)
+        found |= {"max_length_ratio": 0.0, "max_length_offset": max(1, longest)}
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

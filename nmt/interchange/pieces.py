@@ -8,7 +8,7 @@ are no pieces. These can be generated, as they can elsewhere, but no text is seg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +92,10 @@ def align(model: bytes, name: str, words: Words, *, produced: bool) -> Aligned:
     entries = [(piece, kind, 0.0) for piece, kind in specials]
     entries += [(piece.piece, piece.type, piece.score) for piece in kept]
     if produced:
-        extra = _extra(words, {row for row, absent in zip(rows, never) if not absent}, {e[0] for e in entries})
+        extra = extra_words(words, {row for row, absent in zip(rows, never) if not absent}, {e[0] for e in entries})
         lowest = min((piece.score for piece in kept), default=0.0) - 1
-        entries += [(piece, kind, lowest) for piece, kind, _ in extra]
+        # "Unused" pieces are kept out of the segmentation, and are text when they are generated.
+        entries += [(piece, CONTROL if silent else UNUSED, lowest) for piece, silent, _ in extra]
         rows += [row for _, _, row in extra]
         never += [False] * len(extra)
     if before != [(piece, kind) for piece, kind, _ in entries]:
@@ -113,9 +114,23 @@ def check_words(words: Words, models: Mapping[str, bytes]) -> None:
         DataError: not sentencepiece models, or too many words are no pieces of any.
     """
     known = {piece.piece for name, model in models.items() for piece in parse_model(model, name).pieces}
-    known |= words.silent
+    check_share(words, known, models)
+
+
+def check_share(words: Words, known: Collection[str], models: Iterable[str]) -> None:
+    """Refuse words of which too many are no sub-words of the models that are said to have made them.
+
+    Args:
+        words: of the foreign model.
+        known: all sub-words of the models.
+        models: their names, for messages.
+
+    Raises:
+        DataError: they do not belong together.
+    """
     special = {words.pad, words.start, words.eos, words.unk}
-    foreign = [word for word, row in words.rows.items() if row not in special and word not in known]
+    expected = {word for word, row in words.rows.items() if row not in special} - words.silent
+    foreign = [word for word in words.rows if word in expected and word not in known]
     if len(foreign) > FOREIGN_SHARE * words.size:
         raise DataError(
             f"{words.name}: does not belong to {' and '.join(models)}: {len(foreign)} of its {words.size} words are "
@@ -129,8 +144,14 @@ def _specials(proto: Any) -> list[tuple[str, int]]:
     return [("<pad>", CONTROL), ("<s>", CONTROL), ("</s>", CONTROL), (unknown, UNKNOWN)]
 
 
-def _extra(words: Words, covered: set[int], taken: set[str]) -> list[tuple[str, int, int]]:
-    """(piece, type, row) of every row that is no piece's, in the order of the rows."""
+def extra_words(words: Words, covered: set[int], taken: set[str]) -> list[tuple[str, bool, int]]:
+    """Every row that has no sub-word yet: (name, whether it is silent, row), in the order of the rows.
+
+    Args:
+        words: of the foreign model.
+        covered: rows that have one.
+        taken: names that are in use.
+    """
     names = {row: word for word, row in words.rows.items()}
     found = []
     for row in range(words.size):
@@ -141,8 +162,7 @@ def _extra(words: Words, covered: set[int], taken: set[str]) -> list[tuple[str, 
         while word in taken:
             word += "'"
         taken.add(word)
-        # "Unused" pieces are kept out of the segmentation, and are text when they are generated.
-        found.append((word, CONTROL if silent else UNUSED, row))
+        found.append((word, silent, row))
     return found
 
 

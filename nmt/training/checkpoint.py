@@ -1,6 +1,6 @@
 """Checkpoints: folders that need nothing else, written atomically and read without unpickling.
 
-A checkpoint holds ``model.safetensors`` (tied matrices once), ``config.yaml``, the sentencepiece model(s), and
+A checkpoint holds ``model.safetensors`` (tied matrices once), ``config.yaml``, the sub-word model(s), and
 ``SHA256SUMS`` with the digests of all of them. `CheckpointFiles` writes it, `Checkpoint` reads it. In a run,
 ``checkpoints/last`` and ``checkpoints/best`` are links to numbered folders, so that replacing one is a single step.
 """
@@ -256,7 +256,7 @@ class Checkpoint:
         for name in pair.files:
             self.whole(name)  # one that has no digest is refused
         if pair.digest != self.config.checkpoint.vocabulary:
-            raise DataError(f"{self.folder}: its sentencepiece model is not the one that the model was trained with")
+            raise DataError(f"{self.folder}: its vocabulary is not the one that the model was trained with")
         return pair
 
 

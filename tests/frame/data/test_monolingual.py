@@ -90,7 +90,7 @@ def test_large_word_vocabulary_is_sorted_by_frequency() -> None:
     ids = vocabulary.encode("w49999 w2 w31234 ?!")
     assert ids[-1] == UNK
     assert vocabulary.decode(ids[:-1]) == "w49999 w2 w31234"
-    assert vocabulary.of_words
+    assert all(vocabulary.piece(i).startswith("▁") for i in range(4, len(vocabulary)))
 
 
 def test_bytes_do_not_go_with_words(prepare) -> None:

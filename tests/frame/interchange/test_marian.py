@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sentencepiece
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
@@ -227,3 +227,71 @@ def test_refuses_several_target_languages(texts, tmp_path) -> None:
 def test_refuses_a_missing_folder(tmp_path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         import_checkpoint("hf", tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_refuses_weights_that_are_not_finite(texts, tmp_path) -> None:
+    folder = write_opus(tmp_path / "opus", texts)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[FC1][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=rf"model\.safetensors: {FC1} holds values that are not finite"):
+        import_checkpoint("hf", folder, tmp_path / "out")
+
+
+def test_refuses_files_that_have_fixed_names(texts, tmp_path) -> None:
+    folder = write_opus(tmp_path / "opus", texts)
+    with pytest.raises(ConfigError, match="subwords: leave it out with format=hf"):
+        import_checkpoint("hf", folder, tmp_path / "out", subwords=str(folder / "source.spm"))
+
+
+GENERATION = {"num_beams": 6, "length_penalty": 0.6, "max_length": 50, "min_length": 4, "no_repeat_ngram_size": 3}
+CARRIED = {
+    "beam": 6,
+    "length_penalty": 0.6,
+    "max_length_ratio": 0.0,
+    "max_length_offset": 48,
+    "min_length": 3,
+    "no_repeat_ngram": 3,
+}
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_the_search_of_the_folder_is_carried(name, texts, tmp_path) -> None:
+    folder = write_opus(tmp_path / "opus", texts)
+    (folder / "generation_config.json").unlink()
+    values = json.loads((folder / name).read_text()) if name == "config.json" else {}
+    (folder / name).write_text(json.dumps({**values, **GENERATION}))
+    import_checkpoint("hf", folder, tmp_path / "out")
+    assert load_model(tmp_path / "out").config.search == CARRIED
+
+
+def test_lengths_of_new_tokens_come_first(texts, tmp_path) -> None:
+    folder = write_opus(tmp_path / "opus", texts)
+    (folder / "generation_config.json").write_text(json.dumps({**GENERATION, "min_new_tokens": 5, "max_new_tokens": 9}))
+    import_checkpoint("hf", folder, tmp_path / "out")
+    search = load_model(tmp_path / "out").config.search
+    assert (search.min_length, search.max_length_offset) == (5, 8)
+
+
+def test_lengths_that_the_positions_do_not_have(texts, tmp_path) -> None:
+    folder = write_opus(tmp_path / "opus", texts)
+    (folder / "generation_config.json").write_text(json.dumps({"max_length": 10**12}))
+    import_checkpoint("hf", folder, tmp_path / "out")
+    assert load_model(tmp_path / "out").config.search.max_length_offset == POSITIONS - 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_beams": "many"}, r"generation_config\.json: num_beams='many' must be a number"),
+        ({"num_beams": True}, r"num_beams=True must be a number"),
+        ({"num_beams": 2.5}, r"num_beams=2\.5 must be a number"),
+        ({"length_penalty": [1]}, r"length_penalty=\[1\] must be a number"),
+        ({"num_beams": 0}, r"its search cannot be carried: search\.beam=0"),
+    ],
+)
+def test_refuses_a_search_that_cannot_be(values, message, texts, tmp_path) -> None:
+    folder = write_opus(tmp_path / "opus", texts)
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=message):
+        import_checkpoint("hf", folder, tmp_path / "out")

@@ -154,7 +154,7 @@ def test_another_vocabulary(checkpoint: Path, make_corpus) -> None:
     other = make_corpus(60, seed=9) / "sentencepiece.model"
     (checkpoint / "sentencepiece.model").write_bytes(other.read_bytes())
     reseal(checkpoint)
-    with pytest.raises(DataError, match="its sentencepiece model is not the one that the model was trained with"):
+    with pytest.raises(DataError, match="its vocabulary is not the one that the model was trained with"):
         load_model(checkpoint)
 
 
