@@ -134,12 +134,16 @@ def parse_options(schema: type[T], node: Mapping[str, Any] | DictConfig, *, key:
     except (InterpolationResolutionError, OmegaConfBaseException) as error:
         where = ".".join(part for part in (key, error.full_key) if part)
         raise ConfigError(f"{where or 'configuration'}: {_first_line(error)}") from error
-    return _check_values(result, {}, key)  # type: ignore[no-any-return]
+    return _check_values(result, {}, key)
+
+
+def _structured(schema: Any) -> DictConfig:
+    """A dataclass as OmegaConf sees it; to make it takes longer than to check a node against it."""
+    return _structured_once(schema)
 
 
 @cache
-def _structured(schema: type) -> DictConfig:
-    """A dataclass as OmegaConf sees it; to make it takes longer than to check a node against it."""
+def _structured_once(schema: Any) -> DictConfig:
     return OmegaConf.structured(schema)
 
 

@@ -46,9 +46,13 @@ def literal(value: Any) -> str:
 # --- what a key is ----------------------------------------------------------------------------------------------------
 
 
-@cache
 def hints_of(schema: Any) -> dict[str, Any]:
     """The annotations of a dataclass, with their marks; where one is Any but has a dataclass for default, that."""
+    return _hints_of(schema)
+
+
+@cache
+def _hints_of(schema: Any) -> dict[str, Any]:
     hints = get_type_hints(schema, include_extras=True)
     groups = {item.name: item.default_factory for item in dataclasses.fields(schema)}
     return {
