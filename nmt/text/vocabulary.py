@@ -25,6 +25,7 @@ MAX_MODEL_BYTES = 1 << 23
 JOINT_FILE = "sentencepiece.model"
 SOURCE_FILE = "sentencepiece.source.model"
 TARGET_FILE = "sentencepiece.target.model"
+MODEL_FILES = (JOINT_FILE, SOURCE_FILE, TARGET_FILE)
 
 
 class Vocabulary:
