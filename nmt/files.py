@@ -245,10 +245,19 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
-def file_digest(path: Path) -> str:
-    """The sha256 (hex) of a file's content."""
+def file_digest(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:
+    """The sha256 (hex) of a file's content.
+
+    Args:
+        path: the file.
+        advance: is told how many bytes were read since the last call.
+
+    Raises:
+        OSError: it cannot be read; names it.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with naming(path), path.open("rb", buffering=0) as stream:
         while block := stream.read(BLOCK_BYTES):
             digest.update(block)
+            advance(len(block))
     return digest.hexdigest()

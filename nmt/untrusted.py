@@ -78,17 +78,17 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def check_inside(folder: Path, path: Path) -> None:
-    """Refuse a link that leads out of the folder in which it lies.
+    """Refuse a link that leads out of a foreign folder: what it leads to is not for whoever wrote the folder to name.
 
     Args:
-        folder: it may be reached by a link itself.
-        path: below the folder; only its last part may be a link.
+        folder: a corpus or a run; it may be reached by a link itself.
+        path: below the folder; any part of it may be a link.
 
     Raises:
         DataError: it leads elsewhere.
     """
-    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise DataError(f"{path}: a link that leads out of its folder")
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise DataError(f"{path}: a link that leads out of {folder}")
 
 
 def is_plain_name(name: str) -> bool:

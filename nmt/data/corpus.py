@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+
+from tqdm import tqdm
 
 from nmt.config import ConfigError, DataError, suggest
 from nmt.data.arrays import KINDS, IntArray, Side, file_name
 from nmt.data.manifest import MANIFEST, Manifest, read_manifest
 from nmt.files import file_digest
-from nmt.text.vocabulary import VocabularyPair
+from nmt.text.vocabulary import MODEL_FILES, VocabularyPair
 from nmt.untrusted import check_inside
+
+logger = logging.getLogger(__name__)
+
+SAID_FROM_BYTES, SHOWN_AFTER_SECONDS = 1 << 30, 2.0
+"""Of a split that is verified: from when on a line says so, and a terminal shows how far it is."""
 
 
 class ParallelSplit:
@@ -125,16 +133,21 @@ class Corpus:
         digest: sha256 (hex) of what it holds; see `Manifest.digest`.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, vocabularies: VocabularyPair) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, vocabularies: VocabularyPair, *, verify: bool) -> None:
         self.folder = folder
         self.manifest = manifest
         self.vocabularies = vocabularies
         self.digest = manifest.digest
+        self._verify = verify
         self._splits: dict[str, ParallelSplit] = {}
 
     @classmethod
-    def open(cls, folder: str | Path) -> Corpus:
+    def open(cls, folder: str | Path, *, verify: bool = True) -> Corpus:
         """Open a corpus: its description and its vocabularies. Of the splits only those are opened that are asked for.
+
+        Args:
+            folder: written by ``nmt-preprocess``.
+            verify: compare the files of a split with their hashes when it is first asked for: about a second a GiB.
 
         Raises:
             ConfigError: there is no corpus in this folder.
@@ -142,23 +155,28 @@ class Corpus:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
+        for name in MODEL_FILES:
+            check_inside(folder, folder / name)
         vocabularies = VocabularyPair.load(folder)
         manifest.check_vocabularies(folder, vocabularies)
-        return cls(folder, manifest, vocabularies)
+        return cls(folder, manifest, vocabularies, verify=verify)
 
-    def verify(self, splits: Iterable[str] | None = None) -> None:
-        """Compare files with their hashes (opening a split looks at sizes only).
-
-        Args:
-            splits: whose files; all by default.
+    def _compare(self, split: str) -> None:
+        """Compare all files of a split with their hashes; shows progress where that takes more than a moment.
 
         Raises:
             DataError: a file is not what was written.
         """
-        for name in self.splits if splits is None else splits:
-            for file, stored in self.manifest.splits[name].files.items():
-                path = self.folder / name / file
-                if file_digest(path) != stored.sha256:
+        files = self.manifest.splits[split].files
+        total = sum(file.bytes for file in files.values())
+        if total >= SAID_FROM_BYTES:
+            logger.info("%s: comparing %.1f GiB with their hashes", self.folder / split, total / 2**30)
+        with tqdm(
+            total=total, desc=f"verifying {split}", unit="B", unit_scale=True, delay=SHOWN_AFTER_SECONDS, disable=None
+        ) as bar:
+            for name, file in files.items():
+                path = self.folder / split / name
+                if file_digest(path, bar.update) != file.sha256:
                     raise DataError(f"{path}: damaged (its content is not what {MANIFEST} says)")
 
     @property
@@ -186,7 +204,7 @@ class Corpus:
 
         Raises:
             ConfigError: there is no such split; lists the names.
-            DataError: a file is missing, truncated or foreign.
+            DataError: a file is missing, foreign, or not what was written.
         """
         if name not in self.splits:
             raise ConfigError(
@@ -194,7 +212,10 @@ class Corpus:
                 f"{', '.join(self.splits)}{suggest(name, self.splits)}"
             )
         if name not in self._splits:
-            self._splits[name] = ParallelSplit(name, self._side(name, "source"), self._side(name, "target"))
+            opened = ParallelSplit(name, self._side(name, "source"), self._side(name, "target"))
+            if self._verify:
+                self._compare(name)
+            self._splits[name] = opened
         return self._splits[name]
 
     def _side(self, split: str, side: str) -> Side:

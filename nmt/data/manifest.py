@@ -14,7 +14,7 @@ from nmt.config import ConfigError, DataError
 from nmt.data.arrays import KINDS, SIDES, dtype_of, file_name
 from nmt.files import write_text
 from nmt.text.vocabulary import VocabularyPair
-from nmt.untrusted import MAX_JSON_BYTES, parse_json, read_bytes, shorten, typed
+from nmt.untrusted import MAX_JSON_BYTES, check_inside, parse_json, read_bytes, shorten, typed
 
 FORMAT = "nmt-corpus"
 VERSION = 2
@@ -161,11 +161,12 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         ConfigError: there is none.
-        DataError: it is not of this format or version, or names files outside of their folder.
+        DataError: it is not of this format or version, or it or a file that it names would lie outside of the folder.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(f"{folder} is not a corpus (no {MANIFEST} in it); nmt-preprocess writes one")
+    check_inside(folder, path)
     content = parse_json(read_bytes(path, MAX_JSON_BYTES), str(path))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: not a corpus of this toolkit (format is not {FORMAT!r})")

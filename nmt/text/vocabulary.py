@@ -20,6 +20,8 @@ MAX_MODEL_BYTES = 1 << 23
 """Of a model file; 256,000 pieces take 4 MiB. Two bytes can claim a piece, which takes 80 in memory."""
 
 KINDS: tuple[type[Segmentation], ...] = (SentencePieces, BytePairs)
+MODEL_FILES = tuple(name for kind in KINDS for name in kind.files)
+"""Names of the models that a folder may hold, of any kind."""
 
 
 class Vocabulary:

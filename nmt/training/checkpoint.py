@@ -169,7 +169,7 @@ def resolve_checkpoint(path: str | Path, key: str = "checkpoint") -> Path:
         return path
     for name in ("best", "last"):
         if (path / "checkpoints" / name / MODEL_FILE).is_file():
-            check_inside(path / "checkpoints", path / "checkpoints" / name)
+            check_inside(path, path / "checkpoints" / name)
             return path / "checkpoints" / name
     raise ConfigError(
         f"{key}={path}: neither a checkpoint (no {MODEL_FILE}) nor a run with one (no checkpoints/best or /last)"

@@ -79,6 +79,7 @@ class TrainOptions:
     """The whole configuration of a training run; components' nodes stay plain until they are built."""
 
     corpus: Texts = option()
+    verify: bool = option()
     mix: list[float] | None = option(above=0, maximum=MAX_WEIGHT)
     run: str = option()
     init_from: str | None = option()

@@ -16,14 +16,14 @@ from nmt.training.checkpoint import MODEL_FILE, STATE_FACTS, STATE_TENSORS, Chec
 from nmt.training.run_lock import LOCK_FILE
 from nmt.training.run_manifest import read_entries
 from nmt.training.update import TrainingError
-from nmt.untrusted import read_yaml, typed
+from nmt.untrusted import check_inside, read_yaml, typed
 
 logger = logging.getLogger(__name__)
 
 EXTENDABLE = ("train.max_updates", "train.max_epochs", "train.patience")
 """Keys that may change when a run goes on: they say when to stop, not what is learned."""
-IRRELEVANT = ("run", "device", "threads", "train.parallel", "batch.workers")
-"""Keys that say where and by how many processes the same is computed."""
+IRRELEVANT = ("run", "device", "threads", "train.parallel", "batch.workers", "verify")
+"""Keys that say where and by how many processes the same is computed, and whether its data is looked at first."""
 PLACES, INIT_FROM = ("corpus", "plugins"), "init_from"
 """Keys that say where something lies. What it is, is compared by content (``run_manifest``); components have names."""
 ACCUMULATE, BATCHES = "train.accumulate", "processes x train.accumulate"
@@ -41,6 +41,17 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def _flat(config: DictConfig) -> dict[str, Any]:
     return flatten(OmegaConf.to_container(config, resolve=True))
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a run in which links lead out of it: what is written and removed there would lie elsewhere.
+
+    Raises:
+        DataError: there is one.
+    """
+    for place in (folder, folder / "checkpoints"):
+        for path in sorted(place.iterdir()) if place.is_dir() else []:
+            check_inside(folder, path)
 
 
 def check_config(folder: Path, config: DictConfig, *, extendable: bool, processes: int = 1) -> None:

@@ -36,7 +36,7 @@ from nmt.training.options import Metric, Parallel, Precision, TrainOptions
 from nmt.training.parallel import distribute
 from nmt.training.randomness import seed_process
 from nmt.training.resume import restore_newest
-from nmt.training.run_folder import CheckpointStore, adopt_config, check_config
+from nmt.training.run_folder import CheckpointStore, adopt_config, check_config, check_links
 from nmt.training.run_lock import run_lock
 from nmt.training.run_manifest import Continued, Origin, Start, append_entry
 from nmt.training.signals import Interrupted, StopSignals
@@ -73,18 +73,26 @@ class Trainer:
             torch.set_num_threads(options.threads)
         self._check()
         self.folder = Path(options.run)
+        check_links(self.folder)
         self.store = CheckpointStore(
             self.folder / "checkpoints",
             keep_last=options.checkpoints.keep_last,
             keep_best=options.checkpoints.keep_best,
         )
-        self.corpora, self.batches = self._open_data()
+        self.corpora = self._corpora()
         self.corpus = self.corpora[0]
         begun = Continued(self.folder) if self.store.newest_first() else None
         self.start = Start([Origin(str(c.folder), c.digest) for c in self.corpora], self._first_weights(begun))
         if begun is not None:
             begun.check(self.start)
         self.corpus.split("valid")  # that there is none should show now
+        self.batches = TrainBatches(
+            training_splits(self.corpora, options.mix),
+            options.batch,
+            seed=options.seed,
+            vocabularies=self.corpus.vocabularies,
+            subword=options.subword,
+        )
         torch.manual_seed(options.seed)
         task: Task = build("task", options.task, key="task")
         self._check_task(task)
@@ -155,17 +163,10 @@ class Trainer:
             )
         return chosen
 
-    def _open_data(self) -> tuple[list[Corpus], TrainBatches]:
+    def _corpora(self) -> list[Corpus]:
         paths = self.options.corpus if isinstance(self.options.corpus, list) else [self.options.corpus]
-        corpora = [Corpus.open(path) for path in paths]
-        batches = TrainBatches(
-            training_splits(corpora, self.options.mix),
-            self.options.batch,
-            seed=self.options.seed,
-            vocabularies=corpora[0].vocabularies,
-            subword=self.options.subword,
-        )
-        return corpora, batches
+        # One process verifies for all; the others wait for it where they first need it.
+        return [Corpus.open(path, verify=self.options.verify and self.ranks.first) for path in paths]
 
     def _first_weights(self, begun: Continued | None) -> Origin | None:
         """The weights that the run begins with, or was begun with."""

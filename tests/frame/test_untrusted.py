@@ -92,14 +92,15 @@ def test_links_stay_in_their_folder(tmp_path: Path) -> None:
     inside.mkdir()
     outside.write_text("secret")
     (inside / "a").write_text("a")
-    for name, target in {"b": "a", "c": "../outside", "d": str(outside), "e": "d", "f": "missing"}.items():
+    links = {"b": "a", "c": "../outside", "d": str(outside), "e": "d", "f": "missing", "up": "..", "same": "."}
+    for name, target in links.items():
         (inside / name).symlink_to(target)
     (tmp_path / "door").symlink_to(inside)
     for folder in (inside, tmp_path / "door"):
-        for name in ("a", "b", "f", "none"):
+        for name in ("a", "b", "f", "none", "same/a", "up/inside/a"):
             check_inside(folder, folder / name)
-        for name in ("c", "d", "e"):
-            with pytest.raises(DataError, match=f"{name}: a link that leads out of its folder"):
+        for name in ("c", "d", "e", "up", "up/outside", "same/c", "up/none"):
+            with pytest.raises(DataError, match=f"{name}: a link that leads out of {folder}$"):
                 check_inside(folder, folder / name)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nmt.config import ConfigError, DataError
+from nmt.data import corpus as corpus_module
 from nmt.data.corpus import Corpus
 
 
@@ -141,16 +142,45 @@ def test_a_vocabulary_of_the_other_kind_is_refused(copy):
         Corpus.open(copy)
 
 
-def test_verify_finds_a_changed_byte_that_sizes_hide(copy):
-    Corpus.open(copy).verify()
-    path = copy / "test" / "source.ids"
+@pytest.mark.parametrize("kind", ["ids", "ids_offsets", "text", "text_offsets"])
+def test_a_changed_byte_is_found_in_the_split_that_is_read(copy, kind):
+    path = copy / "test" / f"source.{kind}"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
+    message = rf"source\.{kind}: (damaged \(its content is not what corpus\.json says\)|does not fit)"
+    with pytest.raises(DataError, match=message):
+        Corpus.open(copy).split("test")
+    Corpus.open(copy).split("train")
+    if not kind.endswith("offsets"):  # the last offset is looked at anyhow
+        Corpus.open(copy, verify=False).split("test")
+
+
+def test_a_split_is_verified_once(copy, monkeypatch):
+    seen = []
+    plain = corpus_module.file_digest
+    monkeypatch.setattr(corpus_module, "file_digest", lambda path, *a: seen.append(path.name) or plain(path, *a))
     corpus = Corpus.open(copy)
-    with pytest.raises(DataError, match=r"source\.ids: damaged \(its content is not what corpus\.json says"):
-        corpus.verify()
-    corpus.verify(["train", "valid"])
+    assert seen == []
+    for _ in range(2):
+        corpus.split("test")
+    assert len(seen) == len(set(seen)) == 8
+
+
+def test_reversed_ids_are_found(copy):
+    """Every line has its number of tokens, and every id is in the vocabulary: nothing but the hash shows it."""
+    path = copy / "train" / "target.ids"
+    np.fromfile(path, "<u2")[::-1].tofile(path)
+    with pytest.raises(DataError, match=r"target\.ids: damaged \(its content is not what corpus\.json says\)"):
+        Corpus.open(copy).split("train")
+    Corpus.open(copy, verify=False).split("train").gather("target", np.arange(300))
+
+
+def test_what_takes_long_is_said(corpus_folder, monkeypatch, caplog):
+    monkeypatch.setattr(corpus_module, "SAID_FROM_BYTES", 1)
+    with caplog.at_level("INFO"):
+        Corpus.open(corpus_folder).split("train")
+    assert caplog.messages == [f"{corpus_folder / 'train'}: comparing 0.0 GiB with their hashes"]
 
 
 def test_interpolations_in_a_manifest_are_text(copy, monkeypatch):

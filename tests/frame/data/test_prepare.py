@@ -278,7 +278,7 @@ def test_same_language(raw, prepare, tmp_path):
 
 @pytest.mark.parametrize("train", [[], [3], 3, {"a": "b"}, ""])
 def test_prefixes_of_the_wrong_kind(raw, prepare, tmp_path, train):
-    message = r"^train=.* must be a prefix or a list of prefixes: train=raw/train or train=\[a,b\]"
+    message = r"^train=.* (must be a prefix or a list of prefixes|is a number, but text|must be a text or a list)"
     refused(prepare, tmp_path, ConfigError, message, valid=str(raw / "valid"), train=train)
 
 

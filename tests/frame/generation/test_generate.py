@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -129,6 +130,14 @@ def test_corpus_split_is_scored(
     assert capsys.readouterr().out.splitlines() == expected
     with pytest.raises(ConfigError, match=r"split=tset: .*did you mean 'test'"):
         run(f"corpus={digits}", "split=tset")
+
+
+def test_references_that_were_overwritten_are_found(run: Any, digits: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(digits, tmp_path / "copy"))
+    path = copy / "test" / "target.text"
+    path.write_bytes(path.read_bytes().translate(bytes.maketrans(b"12", b"21")))
+    with pytest.raises(DataError, match=r"target\.text: damaged \(its content is not what corpus\.json says\)"):
+        run(f"corpus={copy}")
 
 
 def test_scores_do_not_mix_with_translations(

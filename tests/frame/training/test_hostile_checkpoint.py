@@ -256,10 +256,36 @@ def test_links_of_a_run_stay_in_it(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run", symlinks=True))
     shutil.move(copy / "checkpoints" / "best", tmp_path / "old")
     (copy / "checkpoints" / "best").symlink_to(run / "checkpoints" / "last")
-    with pytest.raises(DataError, match="best: a link that leads out of its folder"):
+    with pytest.raises(DataError, match=f"best: a link that leads out of {copy}"):
         resolve_checkpoint(copy)
-    with pytest.raises(DataError, match="best: a link that leads out of its folder"):
+    with pytest.raises(DataError, match=f"best: a link that leads out of {copy}"):
         average_checkpoints([str(copy)], 1, str(tmp_path / "out"))
+    shutil.move(copy / "checkpoints", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "best").unlink()
+    (tmp_path / "elsewhere" / "best").symlink_to("last")
+    (copy / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=f"best: a link that leads out of {copy}"):
+        resolve_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "manifest.json", "metrics.jsonl", "tensorboard", "checkpoints", ".lock", "checkpoints/last"]
+)
+def test_training_writes_nothing_where_links_of_a_run_lead(
+    name: str, train: Callable[..., Any], run: Path, tmp_path: Path
+) -> None:
+    """A run from anyone could else have files emptied or removed that are none of its own."""
+    copy = Path(shutil.copytree(run, tmp_path / "run", symlinks=True))
+    outside = tmp_path / "outside"
+    if (copy / name).exists():
+        shutil.move(copy / name, outside)
+    else:
+        outside.write_text("precious")
+    (copy / name).symlink_to(outside)
+    before = {str(p): p.read_bytes() for p in [outside, *outside.rglob("*")] if p.is_file()}
+    with pytest.raises(DataError, match=f"{name}: a link that leads out of {copy}"):
+        train(f"run={copy}", "train.max_updates=20")
+    assert {str(p): p.read_bytes() for p in [outside, *outside.rglob("*")] if p.is_file()} == before
 
 
 def test_a_run_with_a_hostile_configuration_does_not_go_on(

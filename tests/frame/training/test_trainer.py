@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from nmt.config import ConfigError
+from nmt.config import ConfigError, DataError
 from nmt.data.corpus import Corpus
 from nmt.models.encoder_decoder import EncoderDecoder, full_log_probs
 from nmt.training.checkpoint import load_model
@@ -51,6 +53,33 @@ def test_equals_a_loop_written_out(train, make_trainer, tmp_path: Path, read_met
     assert losses[-1] < losses[0] - 0.3, "nothing was learned"
     for mine, other in zip(got.model.parameters(), expected.parameters(), strict=True):
         assert_close(mine, other, rtol=1e-3, atol=2e-5)
+
+
+def test_data_is_verified_before_training(train, digits: Path, tmp_path: Path) -> None:
+    """What is read, and only that; of a run that goes on, too."""
+    copy = Path(shutil.copytree(digits, tmp_path / "copy"))
+    values = [f"corpus={copy}", f"run={tmp_path / 'run'}"]
+
+    def reverse(split: str) -> None:
+        ids = np.fromfile(copy / split / "target.ids", "<u2")
+        ids[::-1].tofile(copy / split / "target.ids")
+
+    reverse("test")
+    train(*values, "train.max_updates=1")
+    for split in ("train", "valid"):
+        reverse(split)
+        with pytest.raises(DataError, match=rf"{split}/target\.ids: damaged \(its content is not what corpus\.json"):
+            train(*values, "train.max_updates=2")
+        train(*values, "train.max_updates=2", "verify=false")
+        reverse(split)
+    train(*values, "train.max_updates=3")
+
+
+def test_of_several_corpora_only_what_is_read_is_verified(train, digits: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(digits, tmp_path / "copy"))
+    path = copy / "valid" / "target.ids"
+    path.write_bytes(path.read_bytes()[::-1])
+    train(f"corpus=[{digits},{copy}]", f"run={tmp_path / 'run'}", "train.max_updates=1")
 
 
 def test_seed_decides(train, tmp_path: Path, read_metrics) -> None:
