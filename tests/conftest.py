@@ -35,6 +35,7 @@ from nmt.config import (
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
 from nmt.models.encoder_decoder import EncoderDecoder, build_model
 from nmt.registry import discover
+from nmt.training.checkpoint import load_model, model_files, model_tensors, write_folder
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 
@@ -342,3 +343,20 @@ def only_refused() -> Callable[[Callable[[], object]], None]:
             assert len(text) < 3000
 
     return check
+
+
+@pytest.fixture(scope="session")
+def copy_checkpoint() -> Callable[..., Path]:
+    """``copy_checkpoint(checkpoint, out, nan=, **search)``: the same model with search defaults, or without numbers."""
+
+    def copy_to(checkpoint: Path, out: Path, *, nan: bool = False, **search: Any) -> Path:
+        loaded = load_model(checkpoint)
+        tensors = model_tensors(loaded.model)
+        if nan:
+            tensors = {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}
+        config = OmegaConf.merge(loaded.config, {"search": search} if search else {})
+        assert isinstance(config, DictConfig)
+        write_folder(out, model_files(tensors, config, loaded.vocabularies))
+        return out
+
+    return copy_to

@@ -65,6 +65,7 @@ class Measured:
         seconds: of each timed pass.
         num_sentences: of a timed pass.
         num_tokens: output tokens of a timed pass, EOS counted (unless a length is forced).
+        num_failed: lines without translation: most of any pass.
         each: seconds of single lines, of all passes; where the batch is 1.
     """
 
@@ -72,6 +73,7 @@ class Measured:
     seconds: list[float] = field(default_factory=list)
     num_sentences: int = 0
     num_tokens: int = 0
+    num_failed: int = 0
     each: list[float] = field(default_factory=list)
 
     @property
@@ -84,6 +86,11 @@ class Measured:
         self.seconds.append(timed.seconds)
         self.each.extend(timed.each)
         self.num_sentences, self.num_tokens = len(timed.output.texts), timed.output.num_tokens
+        self.num_failed = max(self.num_failed, timed.output.num_failed)
+
+    def translated(self, output: Translations) -> None:
+        """Take in the translations of the whole input."""
+        self.texts, self.num_failed = output.texts, max(self.num_failed, output.num_failed)
 
     def latency_ms(self, percentile: float) -> float:
         """Milliseconds from a line in to its translation out."""
@@ -145,9 +152,11 @@ def measure(
     whole, timed = text_digest(list(lines)), text_digest(list(sample))
     found, untranslated, turns = {cell: Measured() for cell in cells}, list[Cell](), list[Turn]()
     for cell in cells if quality else []:
-        found[cell].texts = kept.get(kind="texts", lines=whole, **cell.identity())
-        if found[cell].texts is None:
+        before = kept.get(kind="translations", lines=whole, **cell.identity())
+        if before is None:
             untranslated.append(cell)
+        else:
+            found[cell].translated(Translations(**before))
     for repeat in range(repeats):
         for group in _in_turn(cells, repeat):
             what = {"kind": "pass", "repeat": repeat, "lines": timed, "cells": [cell.identity() for cell in group]}
@@ -160,8 +169,9 @@ def measure(
     progress = Progress(len(wanted))
     with _workers([cell.spec for cell in wanted], settings) as workers:
         for cell in untranslated:
-            found[cell].texts = workers[cell.spec].translate(lines, cell.search, cell.batch).output.texts
-            kept.put(found[cell].texts, kind="texts", lines=whole, **cell.identity())
+            output = workers[cell.spec].translate(lines, cell.search, cell.batch).output
+            found[cell].translated(output)
+            kept.put(asdict(output), kind="translations", lines=whole, **cell.identity())
             progress.advance(cell.spec)
         cold = {cell for turn in turns for cell in turn.cells} - set(untranslated)
         for cell in (cell for cell in cells if cell in cold):

@@ -31,7 +31,7 @@ class BenchSearchOptions:
     """``search.*``: what all toolkits have in common."""
 
     beam: Any = option(minimum=1, maximum=MAX_BEAM)
-    length_penalty: float = option(minimum=-MAX_LENGTH_PENALTY, maximum=MAX_LENGTH_PENALTY)
+    length_penalty: float | None = option(minimum=-MAX_LENGTH_PENALTY, maximum=MAX_LENGTH_PENALTY)
 
 
 @dataclass
@@ -56,8 +56,9 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         self.checkpoints = [str(path) for path in _listed(self.checkpoint)]
-        self.beams = _numbers("search.beam", self.search.beam) if isinstance(self.search, BenchSearchOptions) else []
-        self.batches = _numbers("batch", self.batch)
+        given = isinstance(self.search, BenchSearchOptions)
+        self.beams = _numbers("search.beam", self.search.beam, MAX_ROWS) if given else []
+        self.batches = _numbers("batch", self.batch, MAX_BATCH)
         self.precisions = [_precision(name) for name in _listed(self.precision)]
         self.peer_formats = [_peer(text) for text in self.peers]
         for key, values in (("checkpoint", self.checkpoints), ("precision", self.precisions)):
@@ -94,11 +95,11 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
-def _numbers(key: str, value: Any) -> list[int]:
+def _numbers(key: str, value: Any, most: int) -> list[int]:
     numbers = _listed(value)
-    wrong = [n for n in numbers if isinstance(n, bool) or not isinstance(n, int) or n < 1]
+    wrong = [n for n in numbers if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= most]
     if wrong or not numbers or len(set(numbers)) < len(numbers):
-        raise ConfigError(f"{key}={value}: give a number of at least 1, or a list of different ones")
+        raise ConfigError(f"{key}={value}: give a number of at least 1 and at most {most}, or a list of different ones")
     return numbers
 
 

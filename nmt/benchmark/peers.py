@@ -19,12 +19,30 @@ from nmt.benchmark.systems import Search, System, Translations
 from nmt.config import ConfigError
 from nmt.data.plan import plan_batches
 from nmt.device import Device, torch_device
+from nmt.generation.defaults import describe_search, read_defaults, resolve_search, uncommon
 from nmt.generation.options import SearchOptions
 from nmt.text.vocabulary import BOS, EOS, PAD, VocabularyPair
+from nmt.training.checkpoint import Checkpoint
 
 
 class Peer(System):
     """What both have in common: a line without text stays one, and lengths are limited as ours are."""
+
+    def __init__(self, spec: SystemSpec) -> None:
+        self.folder = Path(spec.folder)
+        found = Checkpoint.find(spec.checkpoint)
+        self._defaults = {spec.checkpoint: read_defaults(found.config, found.folder)}
+
+    def options(self, search: Search) -> SearchOptions:
+        """Ours for a search.
+
+        Raises:
+            ConfigError: the checkpoint's defaults hold what peers do not have.
+        """
+        options = resolve_search(search.given, self._defaults)
+        if extra := uncommon(options):
+            raise ConfigError(f"peers: other toolkits have no {describe_search(extra)}, a default of the checkpoint")
+        return options
 
     def translate(self, lines: Sequence[str], search: Search, batch: int) -> Translations:
         full = [i for i, line in enumerate(lines) if line.strip()]
@@ -45,7 +63,7 @@ class CTranslate2System(Peer):
     def __init__(self, spec: SystemSpec, device: Device, threads: int) -> None:
         import ctranslate2
 
-        self.folder = Path(spec.folder)
+        super().__init__(spec)
         self.vocabularies = VocabularyPair.load(self.folder)
         place, format_ = torch_device(device).type, PEERS["ctranslate2"][spec.precision]
         valid = ctranslate2.get_supported_compute_types(place)
@@ -59,14 +77,16 @@ class CTranslate2System(Peer):
     def _translate(self, lines: Sequence[str], search: Search, batch: int) -> Translations:
         source, target = self.vocabularies.source, self.vocabularies.target
         pieces = [source.pieces(line) for line in lines]
-        most = search.forced_length or SearchOptions().longest(max(map(len, pieces)), 0, None)
+        options = self.options(search)
+        most = options.longest(max(map(len, pieces)), 0, None)
         results = self.model.translate_batch(
             pieces,
-            beam_size=search.beam,
-            length_penalty=search.length_penalty,
+            beam_size=options.beam,
+            length_penalty=options.length_penalty,
             patience=1,
             max_batch_size=batch,
-            min_decoding_length=search.forced_length or 0,
+            no_repeat_ngram_size=options.no_repeat_ngram,
+            min_decoding_length=search.forced_length or options.min_length,
             max_decoding_length=most,
         )
         best = [result.hypotheses[0] for result in results]
@@ -85,7 +105,8 @@ class HuggingFaceSystem(Peer):
         quiet.set_verbosity_error()
         quiet.disable_progress_bar()
         warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")  # no use for it here
-        self.folder, self.device = Path(spec.folder), torch_device(device)
+        super().__init__(spec)
+        self.device = torch_device(device)
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(
             self.folder, dtype=getattr(torch, PEERS["hf"][spec.precision])
         )
@@ -93,21 +114,23 @@ class HuggingFaceSystem(Peer):
         self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
 
     def _translate(self, lines: Sequence[str], search: Search, batch: int) -> Translations:
+        options = self.options(search)
         encoded = self.tokenizer(list(lines))["input_ids"]
         plan = plan_batches([len(ids) for ids in encoded], max_tokens=1 << 40, max_sentences=batch)
         texts, num_tokens = [""] * len(lines), 0
         for places in (batch.tolist() for batch in reversed(plan)):
             inputs = self.tokenizer.pad({"input_ids": [encoded[i] for i in places]}, return_tensors="pt")
             longest = inputs["input_ids"].size(1) - 1
-            most = search.forced_length or SearchOptions().longest(longest, 0, None) + 1
+            most = search.forced_length or options.longest(longest, 0, None) + 1
             with torch.inference_mode():
                 tokens = self.model.generate(
                     **inputs.to(self.device),
-                    num_beams=search.beam,
-                    length_penalty=search.length_penalty,
-                    early_stopping=search.beam > 1,
+                    num_beams=options.beam,
+                    length_penalty=options.length_penalty,
+                    early_stopping=options.beam > 1,
                     do_sample=False,
-                    min_new_tokens=search.forced_length or 0,
+                    no_repeat_ngram_size=options.no_repeat_ngram,
+                    min_new_tokens=search.forced_length or options.min_length,
                     max_new_tokens=most,
                 ).cpu()
             for i, text in zip(places, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from nmt.benchmark.options import OWN, BenchOptions, SystemSpec
-from nmt.benchmark.systems import UNLIMITED_TOKENS, OwnSystem, load_system
+from nmt.benchmark.systems import UNLIMITED_TOKENS, OwnSystem, Search, load_system
 from nmt.benchmark.worker import Settings
 from nmt.generation.options import GenerationBatchOptions, SearchOptions
 from nmt.generation.translate import translate_ids
@@ -191,19 +191,16 @@ def profile_decoding(options: BenchOptions, settings: Settings, lines: Sequence[
             for beam in options.beams:
                 for batch in options.batches:
                     spec = SystemSpec(OWN, checkpoint, precision, checkpoint)
-                    search = SearchOptions(
-                        beam=beam,
-                        length_penalty=options.search.length_penalty,
-                        forced_length=options.forced_length,
-                    )
+                    search = Search(beam, options.search.length_penalty, options.forced_length)
                     profiles.append(_profile(spec, settings, search, batch, lines))
     return profiles
 
 
-def _profile(spec: SystemSpec, settings: Settings, search: SearchOptions, batch: int, lines: Sequence[str]) -> Profile:
+def _profile(spec: SystemSpec, settings: Settings, wanted: Search, batch: int, lines: Sequence[str]) -> Profile:
     system = load_system(spec, settings.device, settings.threads, settings.plugins)
     assert isinstance(system, OwnSystem), "peers are closed to us"
     translator = system.translator
+    search = translator.search_options(wanted.given)
     some = lines[: max(batch, PROFILED_LINES)]  # the profiler's memory grows with the work: a part stands for all
     idle = Clock(translator.device)
     _translate(translator, search, batch, lines, idle)  # warm-up
@@ -246,6 +243,7 @@ def _translate(translator: Translator, search: SearchOptions, batch: int, lines:
             search,
             batch=GenerationBatchOptions(max_tokens=UNLIMITED_TOKENS, max_sentences=batch),
             device=translator.device,
+            may_repeat=translator.may_repeat(search),
         )
     with clock.part(TEXT):
         for best in found:

@@ -23,6 +23,7 @@ from nmt.benchmark.systems import Search, checkpoint_digest
 from nmt.benchmark.worker import Settings
 from nmt.config import ConfigError
 from nmt.device import torch_device
+from nmt.generation.defaults import describe_search, read_defaults, taken_defaults
 from nmt.interchange.export import export_checkpoint
 from nmt.provenance import num_cores, provenance
 from nmt.registry import build, discover
@@ -122,6 +123,9 @@ def benchmark(
         starts = measure_starts(wanted, sample, settings, kept)
         quality = references is not None
         found = measure(cells, lines, sample, settings, repeats=options.repeats, quality=quality, kept=kept)
+    for cell in wanted:
+        if found[cell].num_failed:
+            logger.warning("%s: %d lines have no translation", cell.spec, found[cell].num_failed)
     rows = [row(cell, wanted[0], starts[cell], found, references, where) for cell in wanted]
     facts = {
         **origin,
@@ -201,7 +205,7 @@ def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
     """
     specs: list[SystemSpec] = []
     for number, checkpoint in enumerate(options.checkpoints):
-        _check_translates(checkpoint, options.plugins)
+        _check_checkpoint(checkpoint, options)
         digest = checkpoint_digest(checkpoint)
         specs.extend(SystemSpec(OWN, checkpoint, precision, checkpoint, digest) for precision in options.precisions)
         for name, precision in options.peer_formats:
@@ -212,10 +216,14 @@ def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
     return specs
 
 
-def _check_translates(checkpoint: str, plugins: Sequence[str]) -> None:
-    """What cannot be measured should show now."""
-    node = Checkpoint.find(checkpoint).config.task
-    discover(plugins)
+def _check_checkpoint(checkpoint: str, options: BenchOptions) -> None:
+    """What cannot be measured should show now; which search defaults it brings, too."""
+    found = Checkpoint.find(checkpoint)
+    taken = taken_defaults(search(options, options.beams[0]).given, {checkpoint: read_defaults(found.config, found.folder)})
+    if taken:
+        logger.info("%s: defaults of %s", describe_search(taken), checkpoint)
+    node = found.config.task
+    discover(options.plugins)
     task: Task = build("task", node, key="task")
     if not task.parallel:
         raise ConfigError(f"checkpoint={checkpoint} has task.name={node.name}; only models that translate are measured")
@@ -254,6 +262,7 @@ def row(
         "batch": cell.batch,
         **scores,
         "sentences_per_second": rate,
+        "failed": measured.num_failed,
         "tokens_per_second": rate * measured.num_tokens / measured.num_sentences,
         "ratio": speedup(measured, found[first]),
         "speedup": speedup(measured, found[Cell(first.spec, cell.search, cell.batch)]),

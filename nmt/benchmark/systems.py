@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
 from nmt.benchmark.options import OWN, SystemSpec
 from nmt.device import Device
-from nmt.generation.options import GenerationBatchOptions, Precision, SearchOptions
+from nmt.generation.options import GenerationBatchOptions, Precision
 from nmt.generation.translator import Translator
 from nmt.training.checkpoint import CONFIG_FILE, MODEL_FILE, Checkpoint, resolve_checkpoint
 
@@ -22,7 +23,7 @@ UNLIMITED_TOKENS = 1 << 40
 
 @dataclass(frozen=True)
 class Search:
-    """How every system searches.
+    """How every system searches; what is None here each checkpoint may have a default of its own for.
 
     Attributes:
         beam: hypotheses kept a step.
@@ -31,16 +32,28 @@ class Search:
     """
 
     beam: int
-    length_penalty: float
+    length_penalty: float | None
     forced_length: int | None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The fields of ``SearchOptions`` that are given."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Translations:
-    """Output of a system: a text a line, and its tokens (EOS counted, unless a length was forced)."""
+    """Output of a system.
+
+    Attributes:
+        texts: a text a line.
+        num_tokens: its tokens (EOS counted, unless a length was forced).
+        num_failed: lines for which the search found nothing.
+    """
 
     texts: list[str]
     num_tokens: int
+    num_failed: int = 0
 
 
 class System(ABC):
@@ -67,12 +80,14 @@ class OwnSystem(System):
         self.folder = resolve_checkpoint(spec.folder)
 
     def translate(self, lines: Sequence[str], search: Search, batch: int) -> Translations:
-        options = SearchOptions(
-            beam=search.beam, length_penalty=search.length_penalty, forced_length=search.forced_length
-        )
+        options = self.translator.search_options(search.given)
         together = GenerationBatchOptions(max_tokens=UNLIMITED_TOKENS, max_sentences=batch)
         best = [found[0] for found in self.translator.hypotheses(lines, options, batch=together)]
-        return Translations([self.translator.text(h) for h in best], sum(len(h.token_lprobs) for h in best))
+        return Translations(
+            [self.translator.text(h) for h in best],
+            sum(len(h.token_lprobs) for h in best),
+            sum(h.failed for h in best),
+        )
 
     def num_bytes(self) -> int:
         # A run's checkpoint also holds the state of its training.

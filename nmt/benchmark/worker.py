@@ -176,11 +176,12 @@ def run_pass(system: System, lines: Sequence[str], search: Search, batch: int) -
     if batch > 1:
         output = system.translate(lines, search, batch)
         return Timed(output, time.perf_counter() - begin, [])
-    texts, num_tokens, each = [], 0, []
+    texts, num_tokens, num_failed, each = [], 0, 0, []
     for line in lines:
         before = time.perf_counter()
         one = system.translate([line], search, 1)
         each.append(time.perf_counter() - before)
         texts.extend(one.texts)
         num_tokens += one.num_tokens
-    return Timed(Translations(texts, num_tokens), time.perf_counter() - begin, each)
+        num_failed += one.num_failed
+    return Timed(Translations(texts, num_tokens, num_failed), time.perf_counter() - begin, each)

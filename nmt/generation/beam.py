@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nmt.config import DataError
+from nmt.config import ConfigError
 from nmt.generation.constraints import Constraints
 from nmt.generation.finished import Finished
 from nmt.generation.hypothesis import Hypothesis, SearchBatch
-from nmt.generation.interface import TranslationModel
+from nmt.generation.interface import NotNumbers, TranslationModel
 from nmt.generation.options import SearchOptions
-from nmt.generation.topk import top_candidates
-from nmt.text.vocabulary import BOS, EOS
+from nmt.generation.topk import MAX_CANDIDATES, top_candidates
+from nmt.text.vocabulary import BOS, EOS, UNK
 
 COMPACT_SHARE = 0.1
 """Finished sentences leave the batch when they are at least this share of it: leaving copies the decoder's state."""
@@ -29,8 +29,10 @@ def beam_search(model: TranslationModel, batch: SearchBatch, options: SearchOpti
 
     * ``patience x beam`` hypotheses are finished, or none lives; or
     * nothing that lives can still enter the n best. Log-probabilities only fall, so a hypothesis with log-probability
-      s reaches at most s / L^p, where L is the greatest length that the sentence may have (for p >= 0; for p < 0 the
-      next length). Where the n-th finished score is at least that, waiting cannot change the result.
+      s reaches at most s / norm(L), where L is the greatest length that the sentence may have (for a length_penalty
+      >= 0; else the next length). Where the n-th finished score is at least that, waiting cannot change the result.
+
+    Here and below a log-probability is less ``unk_penalty`` for every unknown word.
 
     Diverse beam search (Vijayakumar et al. 2016, arXiv:1610.02424) splits the beam into groups that are searched one
     after the other within a step. A group ranks by log-probability - diversity x (how often the live hypotheses of
@@ -42,10 +44,12 @@ def beam_search(model: TranslationModel, batch: SearchBatch, options: SearchOpti
         options: how to search.
 
     Returns:
-        For each sentence at most ``nbest`` distinct hypotheses, best score first. Fewer only where fewer exist.
+        For each sentence at most ``nbest`` distinct hypotheses, best score first. Fewer only where fewer exist: none
+        where the rules left nothing to every hypothesis of the beam.
 
     Raises:
-        ValueError: the model gives nan.
+        NotNumbers: the model gives nan.
+        ConfigError: the beam is too wide for the vocabulary.
     """
     with torch.inference_mode():
         return _BeamSearch(model, batch, options).run()
@@ -102,6 +106,9 @@ class _BeamSearch:
     def _advance(self, lprobs: Tensor, step: int) -> Tensor:
         """Choose the next hypotheses; returns what they continue (B, beam)."""
         vocab_size = lprobs.size(2)
+        if self.options.beam * vocab_size > MAX_CANDIDATES:
+            most = MAX_CANDIDATES // vocab_size
+            raise ConfigError(f"search.beam={self.options.beam}: at most {most} with {vocab_size} words")
         if self.options.diverse_groups == 1:
             totals, choices = self._advance_group(0, lprobs, None, step)
         else:
@@ -181,7 +188,7 @@ class _BeamSearch:
         index = torch.tensor(places, device=self.device)
         choices, totals = (t[: step + 1].index_select(1, index).cpu() for t in (self.choices, self.totals))
         if totals.isnan().any():
-            raise DataError("the model gives log-probabilities that are not numbers (nan)")
+            raise NotNumbers
         for row, found in enumerate(self.finished.best(index)):
             history = (choices[:, row].tolist(), totals[:, row].tolist())
             distinct: dict[tuple[int, ...], Hypothesis] = {}  # groups may have found the same one
@@ -189,8 +196,9 @@ class _BeamSearch:
                 if len(distinct) == self.options.nbest:
                     break
                 ids, sums = _trace(last_step, choice, total, *history, vocab_size)
-                each = [now - before for now, before in zip(sums, [0.0, *sums[:-1]])]
-                hypothesis = Hypothesis(ids[:-1] if ids[-1] == EOS else ids, score, total, each)
+                paid = [self.options.unk_penalty * (token == UNK) for token in ids]
+                each = [now - before + more for now, before, more in zip(sums, [0.0, *sums[:-1]], paid)]
+                hypothesis = Hypothesis(ids[:-1] if ids[-1] == EOS else ids, score, total + sum(paid), each)
                 distinct.setdefault(tuple(ids), hypothesis)
             results[self.sentences[places[row]]] = list(distinct.values())
 

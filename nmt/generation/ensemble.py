@@ -32,6 +32,11 @@ class Ensemble:
 
     def __init__(self, models: Sequence[TranslationModel]) -> None:
         self.models = list(models)
+        self._sums: list[Tensor] = []  # of all that each member said: nan once it has said nan
+
+    def broken(self) -> int:
+        """The first member that has given what is not a number."""
+        return max(range(len(self._sums)), key=lambda place: bool(self._sums[place].isnan()))
 
     @property
     def max_source_length(self) -> int | None:
@@ -52,7 +57,10 @@ class Ensemble:
 
     def step(self, tokens: Tensor, state: EnsembleState, top: int | None = None) -> Tensor:
         # The best of the mean need not be among the best of any member: all of them are needed.
-        return mean_of_probabilities([model.step(tokens, s) for model, s in zip(self.models, state.states)])
+        each = [model.step(tokens, s) for model, s in zip(self.models, state.states)]
+        sums = [lprobs.sum() for lprobs in each]
+        self._sums = [old + new for old, new in zip(self._sums, sums)] if self._sums else sums
+        return mean_of_probabilities(each)
 
 
 M = TypeVar("M")
@@ -61,6 +69,13 @@ M = TypeVar("M")
 def as_list(models: M | Sequence[M]) -> list[M]:
     """One model or several, as a list."""
     return list(models) if isinstance(models, Sequence) else [models]
+
+
+def model_name(place: int, number: int, names: Sequence[str]) -> str:
+    """How messages call one of so many models."""
+    if names:
+        return names[place]
+    return "the model" if number == 1 else f"model {place + 1} of {number}"
 
 
 def smallest(limits: Iterable[int | None]) -> int | None:

@@ -21,7 +21,7 @@ class Finished:
         device, groups, width = batch.src_tokens.device, options.diverse_groups, options.beam // options.diverse_groups
         self.options = options
         self.scores = torch.full((len(batch), groups, width), -torch.inf, device=device)
-        self.totals = torch.zeros_like(self.scores)  # log-probabilities
+        self.totals = torch.zeros_like(self.scores)  # log-probabilities less penalties
         self.ends = torch.zeros((len(batch), groups, width), dtype=torch.int64, device=device)  # step, then choice
         self.count = torch.zeros((len(batch), groups), dtype=torch.int64, device=device)
         # A group stops when its best live log-probability is not above its bar.
@@ -39,7 +39,7 @@ class Finished:
             step: tokens before the last one.
         """
         width = ends.size(1)
-        scores = (totals[:, :width] / (step + 1) ** self.options.length_penalty).masked_fill(~ends, -torch.inf)
+        scores = (totals[:, :width] / self.options.norm(step + 1)).masked_fill(~ends, -torch.inf)
         scores, order = torch.cat([self.scores[:, group], scores], 1).sort(dim=1, descending=True, stable=True)
         order = order[:, :width]
         self.scores[:, group] = scores[:, :width]
@@ -55,11 +55,10 @@ class Finished:
         A score that is below the n-th best by less than float32 can tell is a tie, and ties change nothing: so it is
         enough to compare with the precision of float64.
         """
-        power = self.options.length_penalty
         if self.options.early_stop:
-            reach = self.longest if power >= 0 else torch.full_like(self.longest, step + 2)
+            reach = self.longest if self.options.length_penalty >= 0 else torch.full_like(self.longest, step + 2)
             worst_kept = self.scores[:, :, min(self.options.nbest, self.scores.size(2)) - 1]
-            self.bar = worst_kept * reach**power
+            self.bar = worst_kept * self.options.norm(reach)
         enough = self.options.patience * self.scores.size(2)
         self.bar.masked_fill_(self.count >= enough, torch.inf)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import math
@@ -18,9 +19,10 @@ from nmt.config import ConfigError
 from nmt.data.corpus import Corpus
 from nmt.data.reader import TextFile
 from nmt.device import torch_device
-from nmt.generation.hypothesis import Hypothesis
+from nmt.generation.defaults import describe_search, taken_defaults
+from nmt.generation.hypothesis import FAILED, FailedLines, Hypothesis, perplexity
 from nmt.generation.lines import Block, blocks
-from nmt.generation.options import GenerateOptions, OutputFormat
+from nmt.generation.options import GenerateOptions, OutputFormat, given_search
 from nmt.generation.progress import Progress
 from nmt.generation.translator import Translator
 from nmt.ranks import Ranks
@@ -38,6 +40,7 @@ class Summary:
         num_lines: lines read.
         num_tokens: target tokens of the best hypotheses, EOS counted.
         logprob: sum of their log-probabilities.
+        failed: the lines that the search has no translation for.
         seconds: from the first line read to the last one written.
         best: the translations, kept where there are references.
         scores: BLEU and chrF with their signatures, where there are references; a language model's perplexity.
@@ -46,6 +49,7 @@ class Summary:
     num_lines: int = 0
     num_tokens: int = 0
     logprob: float = 0.0
+    failed: FailedLines = field(default_factory=FailedLines)
     seconds: float = 0.0
     best: list[str] = field(default_factory=list)
     scores: list[str] = field(default_factory=list)
@@ -68,6 +72,7 @@ def generate(options: GenerateOptions) -> Summary:
         translator = Translator.load(
             options.checkpoint, device=options.device, precision=options.precision, plugins=options.plugins
         )
+        options = _with_defaults(options, translator)
         output = stack.enter_context(open_output(options.output)) if ranks.first else None
         scored = options.score_target is not None
         if not translator.reads_source and options.corpus is not None:
@@ -80,8 +85,20 @@ def generate(options: GenerateOptions) -> Summary:
         work = blocks(lines, beside, options.buffer, name)
         summary = _run(options, translator, ranks, work, output, progress, scored=scored)
     if ranks.first:
+        summary.failed.warn(summary.num_lines)
         _report(options, summary, references, scored=scored)
     return summary
+
+
+def _with_defaults(options: GenerateOptions, translator: Translator) -> GenerateOptions:
+    """The options with a whole search: what was given, and the defaults for the rest."""
+    given = given_search(options.search)
+    taken = taken_defaults(given, translator.defaults)
+    if taken:
+        log.info("%s: defaults of %s", describe_search(taken), ", ".join(translator.defaults))
+    whole = copy.copy(options)
+    whole.search = translator.search_options(given)
+    return whole
 
 
 def _check_shareable(options: GenerateOptions, ranks: Ranks) -> None:
@@ -143,12 +160,14 @@ def _run(
             continue
         output.write("".join(record for record, *_ in rows))
         output.flush()
-        summary.num_lines += len(rows)
-        for _, text, num_tokens, logprob in rows:
+        for key, (_, text, num_tokens, logprob) in enumerate(rows, start=summary.num_lines):
             summary.num_tokens += num_tokens
+            if not scored and logprob == FAILED.logprob:
+                summary.failed.add(key)
             summary.logprob += logprob
             if options.corpus is not None:
                 summary.best.append(text)
+        summary.num_lines += len(rows)
     summary.seconds = time.monotonic() - started if started else 0.0
     return summary
 
@@ -160,7 +179,7 @@ def _score(
     scored = translator.forced(
         block.lines,
         block.lines if block.beside is None else block.beside,
-        length_penalty=options.search.length_penalty,
+        options.search,
         batch=options.batch,
         keys=keys,
         progress=progress.advance,
@@ -195,7 +214,7 @@ def _record(
     if options.format is OutputFormat.jsonl:
         row: dict[str, Any] = {"line": key + 1, "source": block.lines[place]}
         row["hypotheses"] = [_as_json(h, translator, options.token_scores) for h in found]
-        return json.dumps(row, ensure_ascii=False) + "\n"
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
     if scored:
         return f"{found[0].score:.6f}\n"
     texts = [translator.text(h) for h in found]
@@ -205,13 +224,18 @@ def _record(
 def _as_json(hypothesis: Hypothesis, translator: Translator, token_scores: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "text": translator.text(hypothesis),
-        "score": hypothesis.score,
-        "logprob": hypothesis.logprob,
+        "score": _number(hypothesis.score),
+        "logprob": _number(hypothesis.logprob),
         "pieces": translator.pieces(hypothesis),
     }
     if token_scores:
-        row["token_logprobs"] = hypothesis.token_lprobs
+        row["token_logprobs"] = [_number(lprob) for lprob in hypothesis.token_lprobs]
     return row
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity: null stands for minus infinity."""
+    return None if value == -math.inf else value
 
 
 def _report(options: GenerateOptions, summary: Summary, references: list[str] | None, *, scored: bool) -> None:
@@ -229,9 +253,8 @@ def _report(options: GenerateOptions, summary: Summary, references: list[str] | 
         mean = summary.logprob / summary.num_tokens
         log.info("log-probability %.2f, %.4f a token", summary.logprob, mean)
         if references:
-            summary.scores = [
-                f"perplexity = {math.exp(-mean):.4f} ({summary.num_tokens} tokens, ends of lines counted)"
-            ]
+            found = perplexity(summary.logprob, summary.num_tokens)
+            summary.scores = [f"perplexity = {found:.4f} ({summary.num_tokens} tokens, ends of lines counted)"]
     elif references:
         from nmt.text.scoring import bleu, chrf
 

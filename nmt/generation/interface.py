@@ -6,6 +6,19 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from nmt.config import DataError
+
+
+class NotNumbers(DataError):
+    """A model's log-probabilities are nan.
+
+    Args:
+        name: whose: a checkpoint's folder where one is known.
+    """
+
+    def __init__(self, name: str = "the model") -> None:
+        super().__init__(f"{name} gives log-probabilities that are not numbers (nan)")
+
 
 class DecoderState(Protocol):
     """The decoder's state for ``bsz`` sentences with ``beam`` rows each; row r belongs to sentence r // beam."""

@@ -8,6 +8,9 @@ from torch import Tensor
 BLOCK = 128
 """Tokens a block; a reduction over so many runs at memory speed, and few blocks remain."""
 
+MAX_CANDIDATES = (1 << 29) - 1
+"""Most hypotheses x words."""
+
 _INDEX_BITS = (1 << 29) - 1
 _LEAST, _GREATEST = -(2.0**1000), -(2.0**-200)
 """Stand for minus infinity and 0 among the keys: as float32 they are that again."""
@@ -23,7 +26,7 @@ def top_candidates(scores: Tensor, lprobs: Tensor, k: int, *, block: int = BLOCK
     Args:
         scores: log-probability of each hypothesis so far (bsz, beam), fp32.
         lprobs: log-probabilities of the next token (bsz, beam, vocab_size), fp32.
-        k: at most beam * vocab_size, which is below 2 ** 29.
+        k: at most beam * vocab_size, which is at most ``MAX_CANDIDATES``.
         block: tokens a block.
 
     Returns:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from nmt.config import DataError
 from nmt.data.batch import pad_rows
 from nmt.data.plan import plan_batches
 from nmt.generation.beam import beam_search
-from nmt.generation.ensemble import Ensemble, as_list
-from nmt.generation.hypothesis import EMPTY, Hypothesis, SearchBatch
-from nmt.generation.interface import TranslationModel
+from nmt.generation.ensemble import Ensemble, as_list, model_name
+from nmt.generation.hypothesis import EMPTY, FAILED, Hypothesis, SearchBatch
+from nmt.generation.interface import NotNumbers, TranslationModel
 from nmt.generation.options import GenerationBatchOptions, Sampling, SearchOptions
 from nmt.generation.sampling import sample
 from nmt.text.vocabulary import EOS
@@ -30,13 +31,15 @@ def translate_ids(
     batch: GenerationBatchOptions | None = None,
     device: torch.device | str = "cpu",
     prefixes: Sequence[Sequence[int]] | None = None,
+    may_repeat: Sequence[int] = (),
     keys: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
+    names: Sequence[str] = (),
 ) -> list[list[Hypothesis]]:
     """Translate id sequences.
 
-    A source beyond the model's limit is cut there, with one warning that counts such lines; a source
-    without tokens has the empty translation.
+    A source beyond the model's limit is cut there, with one warning that counts such lines; a source without tokens has
+    the empty translation. Where the rules of a search leave nothing the translation is ``FAILED``.
 
     Args:
         models: one model, or several that form an ensemble; in evaluation mode, on ``device``.
@@ -45,12 +48,18 @@ def translate_ids(
         batch: how to batch; the defaults if None.
         device: where the models are.
         prefixes: target ids that each translation starts with.
+        may_repeat: the ids that ``no_repeat_except`` stands for.
         keys: place of each source in the whole input, from 0 (their order by default): names lines in messages and
             seeds samples.
         progress: called with the number of sentences that have been translated, batch by batch.
+        names: of the models, for messages.
 
     Returns:
-        For each source its n best hypotheses, best first.
+        For each source its n best hypotheses, best first; one at least.
+
+    Raises:
+        ConfigError: ``forced_length``, ``min_length`` or ``beam`` does not fit the models.
+        DataError: a prefix does not fit, or a model gives nan.
     """
     options, batch = options or SearchOptions(), batch or GenerationBatchOptions()
     members = as_list(models)
@@ -69,12 +78,25 @@ def translate_ids(
             limits=[options.longest(len(sources[i]), len(p), model.max_target_length) for i, p in zip(places, given)],
             prefixes=list(given),
             keys=[keys[i] for i in places],
+            may_repeat=may_repeat,
         )
-        for i, hypotheses in zip(places, search(model, work, options)):
-            results[i] = hypotheses or [EMPTY]
+        _check_prefixes(work)
+        try:
+            found = search(model, work, options)
+        except NotNumbers:
+            place = model.broken() if isinstance(model, Ensemble) else 0
+            raise NotNumbers(model_name(place, len(members), names)) from None
+        for i, hypotheses in zip(places, found):
+            results[i] = hypotheses or [FAILED]
         if progress:
             progress(len(places))
     return results
+
+
+def _check_prefixes(work: SearchBatch) -> None:
+    for prefix, limit, key in zip(work.prefixes, work.limits, work.keys):
+        if len(prefix) > limit:
+            raise DataError(f"the target prefix of line {key + 1} has {len(prefix)} tokens; {limit} are allowed")
 
 
 def length_batches(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from nmt.config import ConfigError, parse_options
+from nmt.config import ConfigError
 from nmt.device import Device, torch_device
+from nmt.generation.defaults import read_defaults, resolve_search
 from nmt.generation.forced import score_ids
-from nmt.generation.hypothesis import Hypothesis
-from nmt.generation.options import GenerationBatchOptions, Precision, SearchOptions
+from nmt.generation.hypothesis import FailedLines, Hypothesis, perplexity
+from nmt.generation.options import GenerationBatchOptions, LengthNorm, Precision, SearchOptions
 from nmt.generation.translate import translate_ids
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.language_model import LanguageModel
 from nmt.models.packed import prepare_inference
-from nmt.text.vocabulary import EOS, VocabularyPair
+from nmt.text.vocabulary import EOS, UNK, VocabularyPair
 from nmt.training.checkpoint import load_model
 
 
@@ -29,10 +30,19 @@ class Translator:
         models: in evaluation mode, on ``device``.
         vocabularies: theirs.
         device: where they are.
+        names: the checkpoints, as the user named them.
+        defaults: the search defaults that each of these carries.
     """
 
-    def __init__(self, models: Sequence[SequenceModel], vocabularies: VocabularyPair, device: torch.device) -> None:
+    def __init__(
+        self,
+        models: Sequence[SequenceModel],
+        vocabularies: VocabularyPair,
+        device: torch.device,
+        defaults: Sequence[tuple[str, Mapping[str, Any]]],
+    ) -> None:
         self.models, self.vocabularies, self.device = list(models), vocabularies, device
+        self.names, self.defaults = [name for name, _ in defaults], dict(defaults)
 
     @classmethod
     def load(
@@ -70,17 +80,32 @@ class Translator:
             raise ConfigError("checkpoint: the models of an ensemble need one task, but some translate and some do not")
         for one in loaded:
             prepare_inference(one.model, target, getattr(torch, precision.value))
-        return cls([one.model for one in loaded], loaded[0].vocabularies, target)
+        defaults = [(str(path), read_defaults(one.config, one.path)) for path, one in zip(paths, loaded)]
+        return cls([one.model for one in loaded], loaded[0].vocabularies, target, defaults)
 
     @property
     def reads_source(self) -> bool:
         """Whether the models translate; language models continue a line and read nothing else."""
         return not isinstance(self.models[0], LanguageModel)
 
+    def search_options(self, given: Mapping[str, Any] = MappingProxyType({})) -> SearchOptions:
+        """Options of a search: what is given, then the checkpoints' own defaults, then ours.
+
+        Args:
+            given: fields of ``SearchOptions``; None stands for what is not given.
+
+        Raises:
+            ConfigError: an option is unknown, out of range or does not go with another, or the models of an ensemble
+                have different defaults for what is not given.
+        """
+        options = resolve_search({key: value for key, value in given.items() if value is not None}, self.defaults)
+        self.may_repeat(options)
+        return options
+
     def translate(
         self,
         lines: Sequence[str],
-        beam: int = 5,
+        beam: int | None = None,
         *,
         prefixes: Sequence[str] | None = None,
         batch: GenerationBatchOptions | None = None,
@@ -90,21 +115,23 @@ class Translator:
 
         Args:
             lines: raw text, a sentence each; with a language model the beginnings.
-            beam: hypotheses kept a step.
+            beam: hypotheses kept a step; 5 unless the checkpoint has a default of its own.
             prefixes: text that each translation starts with; none with a language model.
             batch: how to batch; changes speed, not results.
             search: other fields of ``SearchOptions``.
 
         Returns:
             One translation a line, in order; the empty string for a line without text (which a language model begins
-            anew). A continued line starts with what was given.
+            anew). A continued line starts with what was given. Where the rules of the search left nothing, the empty
+            string too, with one warning that counts these lines.
 
         Raises:
             ConfigError: an option is unknown or out of range.
         """
-        options = parse_options(SearchOptions, {"beam": beam, **search}, key="search")
-        found = self.hypotheses(lines, options, prefixes=prefixes, batch=batch)
-        return [self.text(best[0]) for best in found]
+        options = self.search_options({"beam": beam, **search})
+        best = [found[0] for found in self.hypotheses(lines, options, prefixes=prefixes, batch=batch)]
+        FailedLines.of(hypothesis.failed for hypothesis in best).warn(len(best))
+        return [self.text(hypothesis) for hypothesis in best]
 
     def hypotheses(
         self,
@@ -116,12 +143,13 @@ class Translator:
         keys: Sequence[int] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The n best hypotheses of every line; arguments as for `translate_ids`.
+        """The n best hypotheses of every line; arguments as for `translate_ids`, options by default `search_options`.
 
         Raises:
             ConfigError: a single text instead of a list, another number of prefixes than lines, or prefixes for a
                 language model.
         """
+        options = options or self.search_options()
         _check_lines(lines=lines, prefixes=prefixes)
         sources = self.vocabularies.source.encode_batch(lines)
         given = None if prefixes is None else self.vocabularies.target.encode_batch(prefixes)
@@ -136,28 +164,44 @@ class Translator:
             batch=batch,
             device=self.device,
             prefixes=given,
+            may_repeat=self.may_repeat(options),
             keys=keys,
             progress=progress,
+            names=self.names,
         )
 
-    def score(self, sources: Sequence[str], targets: Sequence[str], *, length_penalty: float = 1.0) -> list[float]:
-        """Scores of given translations: log-probability / length ** length_penalty; length counts EOS.
+    def score(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        length_penalty: float | None = None,
+        length_norm: LengthNorm | str | None = None,
+        unk_penalty: float | None = None,
+    ) -> list[float]:
+        """Scores of given translations, as a search with these options gives them.
 
         Raises:
-            ConfigError: sources and targets differ in number.
+            ConfigError: sources and targets differ in number, or an option is out of range.
             DataError: a target is longer than the model allows.
         """
         _check_lines(sources=sources, targets=targets)
-        return [found.score for found in self.forced(sources, targets, length_penalty=length_penalty)]
+        options = self.search_options(
+            {"length_penalty": length_penalty, "length_norm": length_norm, "unk_penalty": unk_penalty}
+        )
+        return [found.score for found in self.forced(sources, targets, options)]
 
-    def forced(self, sources: Sequence[str], targets: Sequence[str], **options: Any) -> list[Hypothesis]:
-        """Log-probabilities of given translations, token by token; options as for `score_ids`.
+    def forced(
+        self, sources: Sequence[str], targets: Sequence[str], options: SearchOptions | None = None, **more: Any
+    ) -> list[Hypothesis]:
+        """Log-probabilities of given translations, token by token; arguments as for `score_ids`.
 
         A language model does not read the sources, and scores empty lines too.
         """
+        options = options or self.search_options()
         right = self.vocabularies.target.encode_batch(targets)
         left = self.vocabularies.source.encode_batch(sources) if self.reads_source else _some(right)
-        return score_ids(self.models, left, right, device=self.device, **options)
+        return score_ids(self.models, left, right, options, device=self.device, names=self.names, **more)
 
     def perplexity(self, lines: Sequence[str], *, batch: GenerationBatchOptions | None = None) -> float:
         """How surprised a language model is: exp of the mean negative log-probability a token, EOS of lines counted.
@@ -170,7 +214,27 @@ class Translator:
         if self.reads_source or not lines:
             raise ConfigError("perplexity needs a language model and a list of lines")
         found = self.forced(lines, lines, batch=batch)
-        return math.exp(-sum(h.logprob for h in found) / sum(len(h.token_lprobs) for h in found))
+        return perplexity(sum(h.logprob for h in found), sum(len(h.token_lprobs) for h in found))
+
+    def may_repeat(self, options: SearchOptions) -> list[int]:
+        """The pieces that ``no_repeat_except`` stands for.
+
+        A text stands for the piece of that name, and for the pieces that it is cut into as a word; of these, those that
+        are no text by themselves (a lone mark of a word's beginning) are left out: they occur with other words too.
+
+        Raises:
+            ConfigError: a text stands for none.
+        """
+        target, ids = self.vocabularies.target, set[int]()
+        for text in options.no_repeat_except:
+            piece, cut = target.find(text), target.encode(text)
+            found = {index for index in cut if target.decode([index]).strip()} if UNK not in cut else set()
+            if piece is not None:
+                found.add(piece)
+            if not found - {UNK}:
+                raise ConfigError(f"search.no_repeat_except: {text!r} is no piece of the target, nor made of some")
+            ids |= found - {UNK}
+        return sorted(ids)
 
     def text(self, hypothesis: Hypothesis) -> str:
         """A hypothesis as one line of text."""

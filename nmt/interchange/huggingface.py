@@ -7,6 +7,7 @@ the order of a table's features. The folder is written by hand: transformers nee
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from nmt.config import ConfigError
 from nmt.files import write_folder
+from nmt.generation.defaults import describe_search, uncommon
 from nmt.interchange.layers import to_theirs
 from nmt.interchange.standard import StackShape, StandardTransformer, require_equal
 from nmt.interchange.stream import halves_from_turns, reorder_stream
@@ -30,8 +32,7 @@ EPS = 1e-5
 NEVER = -1e9
 """Added to the logits of rows that fill up the smaller of two vocabularies: their probability is zero."""
 
-SEARCH = {"num_beams": 5, "length_penalty": 1.0, "early_stopping": True}
-"""The defaults of nmt-generate, under which both find the same translations."""
+log = logging.getLogger(__name__)
 
 
 def write_huggingface(model: StandardTransformer, out: Path) -> None:
@@ -139,14 +140,22 @@ def _config(model: StandardTransformer) -> dict[str, Any]:
 
 
 def _generation(model: StandardTransformer) -> dict[str, Any]:
+    """The defaults of nmt-generate for this checkpoint, under which both find the same translations."""
+    search = model.search
+    if extra := uncommon(search):
+        log.warning("generation_config.json cannot hold %s, a default of the checkpoint", describe_search(extra))
     return {
+        "num_beams": search.beam,
+        "length_penalty": search.length_penalty,
+        "early_stopping": search.beam > 1,
+        "min_new_tokens": search.min_length,
+        "no_repeat_ngram_size": search.no_repeat_ngram,
         "decoder_start_token_id": BOS,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "pad_token_id": PAD,
         "suppress_tokens": [PAD, BOS],  # never generated here either
         "max_length": model.max_positions,
-        **SEARCH,
     }
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError, parse_options
+from nmt.generation.defaults import read_defaults, resolve_search
+from nmt.generation.options import SearchOptions
 from nmt.models.language_model import LanguageModel
 from nmt.registry import find
 from nmt.text.vocabulary import VocabularyPair
@@ -83,6 +85,7 @@ class StandardTransformer:
         vocabularies: of both sides.
         source_language: its code.
         target_language: its code.
+        search: how it is searched by default.
     """
 
     encoder: StackShape
@@ -97,6 +100,7 @@ class StandardTransformer:
     vocabularies: VocabularyPair
     source_language: str
     target_language: str
+    search: SearchOptions
 
     def position_table(self, side: str) -> Tensor:
         """What is added to the word vectors of ``encoder`` or ``decoder``: float32 (max_positions, embed_dim)."""
@@ -168,6 +172,7 @@ def read_standard(checkpoint: str | Path, to: str) -> StandardTransformer:
         vocabularies=loaded.vocabularies,
         source_language=str(loaded.config.checkpoint.source_language),
         target_language=str(loaded.config.checkpoint.target_language),
+        search=resolve_search({}, {str(checkpoint): read_defaults(loaded.config, loaded.path)}),
     )
 
 

@@ -123,6 +123,10 @@ class Vocabulary:
         """Text of some pieces."""
         return self._segmentation.join(pieces)
 
+    def find(self, piece: str) -> int | None:
+        """The id of a piece; None where there is no such piece."""
+        return next((index for index in range(len(self)) if self.piece(index) == piece), None)
+
     def piece(self, index: int) -> str:
         """The piece of one id."""
         return self._segmentation.piece(int(index))

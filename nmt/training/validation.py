@@ -13,6 +13,7 @@ import torch
 from nmt.data.corpus import ParallelSplit
 from nmt.data.iteration import evaluation_batches
 from nmt.data.options import BatchOptions
+from nmt.generation.hypothesis import FailedLines
 from nmt.generation.options import SearchOptions
 from nmt.generation.translate import GenerationBatchOptions, translate_ids
 from nmt.models.encoder_decoder import SequenceModel
@@ -79,7 +80,7 @@ def validation_quality(
     size = min(len(split), options.max_sentences or len(split))
     started = time.monotonic()
 
-    def translate() -> list[str]:
+    def translate() -> list[tuple[str, bool]]:
         hypotheses = translate_ids(
             model,
             [split.source_ids(i).tolist() for i in range(ranks.rank, size, ranks.world)],
@@ -87,11 +88,13 @@ def validation_quality(
             batch=GenerationBatchOptions(max_tokens=options.max_tokens),
             device=device,
         )
-        return [vocabularies.target.decode(best[0].ids) for best in hypotheses]
+        return [(vocabularies.target.decode(best[0].ids), best[0].failed) for best in hypotheses]
 
-    lines = interleaved(signals.shared(ranks, translate))
+    pairs = interleaved(signals.shared(ranks, translate))
+    lines = [text for text, _ in pairs]
     figures = {}
     if ranks.first:
+        FailedLines.of(failed for _, failed in pairs).warn(size)
         references = [split.target_text(i) for i in range(size)]
         figures = {"bleu": bleu(lines, references).score, "chrf": chrf(lines, references).score}
     return {**ranks.broadcast(figures), "translate_seconds": time.monotonic() - started}

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-EOS = 2
+import nmt
+from nmt.generation.options import LengthNorm, SearchOptions
+from nmt.generation.translator import Translator
+
+EOS, UNK = 2, 3
 
 
 @dataclass
@@ -79,8 +86,46 @@ class TableModel:
         words = range(3, self.vocab_size)
         return [list(ids) for n in range(longest + 1) for ids in itertools.product(words, repeat=n)]
 
+    def ranked(
+        self, source: list[int], longest: int, options: SearchOptions, may_repeat: tuple[int, ...] = ()
+    ) -> list[tuple[float, list[int]]]:
+        """(score, ids) of every target that the rules allow, best first, from the definitions in docs/generation.md."""
+        found = []
+        for target in self.all_targets(longest):
+            if allowed(target, options, may_repeat):
+                length, unknown = len(target) + 1, target.count(UNK)
+                base = length if options.length_norm is LengthNorm.power else (5 + length) / 6
+                total = self.logprob(source, target) - options.unk_penalty * unknown
+                found.append((total / base**options.length_penalty, target))
+        return sorted(found, key=lambda f: -f[0])
+
+
+def allowed(target: list[int], options: SearchOptions, may_repeat: tuple[int, ...]) -> bool:
+    """Whether the rules allow a whole target."""
+    size = options.no_repeat_ngram
+    ngrams = [tuple(target[i : i + size]) for i in range(len(target) - size + 1)] if size else []
+    ngrams = [ngram for ngram in ngrams if not set(ngram) & set(may_repeat)]
+    return (
+        len(target) >= options.min_length
+        and not (options.ban_unk and UNK in target)
+        and len(set(ngrams)) == len(ngrams)
+    )
+
 
 @pytest.fixture(scope="session")
 def table_model() -> type[TableModel]:
-    """``table_model(vocab_size=6, seed=0)``: ids 3 and up are words."""
+    """``table_model(vocab_size=6, seed=0)``: ids 3 and up are words, 3 the unknown one."""
     return TableModel
+
+
+@pytest.fixture(scope="session")
+def run_folder(train: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned a little: its translations differ from line to line and repeat few tokens."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    train(f"run={folder}", "train.max_epochs=3", "optimizer.lr=0.01")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def translator(run_folder: Path) -> Translator:
+    return nmt.load(run_folder)

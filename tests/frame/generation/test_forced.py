@@ -4,10 +4,11 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 from nmt.config import DataError
 from nmt.generation.forced import score_ids
-from nmt.generation.options import GenerationBatchOptions, SearchOptions
+from nmt.generation.options import GenerationBatchOptions, LengthNorm, Sampling, SearchOptions
 from nmt.generation.translate import translate_ids
 
 SOURCES = [[3, 4], [5], [], [3, 3, 4]]
@@ -16,7 +17,7 @@ TARGETS = [[5, 5, 3], [], [], [4]]
 
 def test_scores_by_definition(table_model: Any) -> None:
     model = table_model()
-    found = score_ids(model, SOURCES, TARGETS, length_penalty=0.5)
+    found = score_ids(model, SOURCES, TARGETS, SearchOptions(length_penalty=0.5))
     for source, target, h in list(zip(SOURCES, TARGETS, found))[::3]:
         assert h.ids == target
         assert h.logprob == pytest.approx(model.logprob(source, target), abs=1e-5)
@@ -26,11 +27,39 @@ def test_scores_by_definition(table_model: Any) -> None:
     assert found[2].score == 0.0
 
 
-def test_agrees_with_search(table_model: Any) -> None:
+def test_an_unknown_word_costs_and_an_empty_target_has_the_score_of_its_end(table_model: Any) -> None:
+    model, gnmt = table_model(), LengthNorm.gnmt
+    unknown, empty = score_ids(model, [[4], [4]], [[3, 3, 5], []], SearchOptions(unk_penalty=2.0, length_norm=gnmt))
+    assert unknown.logprob == pytest.approx(model.logprob([4], [3, 3, 5]), abs=1e-5)
+    assert unknown.score == pytest.approx((unknown.logprob - 4) / 1.5)
+    assert empty.score == empty.logprob == pytest.approx(model.logprob([4], []), abs=1e-6)
+
+
+def test_what_a_model_finds_impossible_has_no_score(table_model: Any) -> None:
+    class Certain(table_model):  # type: ignore[misc]
+        def distribution(self, source: tuple[int, ...], prefix: tuple[int, ...]) -> torch.Tensor:
+            return torch.tensor([-torch.inf, -torch.inf, 0.0, -torch.inf, -torch.inf, -torch.inf])
+
+    (found,) = score_ids(Certain(), [[4]], [[5]])
+    assert found.score == found.logprob == -math.inf
+    assert not found.failed, "it was given, not searched"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"length_penalty": 0.0},
+        {},
+        {"length_norm": LengthNorm.gnmt, "unk_penalty": 0.3, "length_penalty": 0.7},
+        {"sampling": Sampling.random, "unk_penalty": 0.3, "temperature": 2.0},
+    ],
+)
+def test_agrees_with_search(table_model: Any, rules: dict[str, Any]) -> None:
     model = table_model()
-    for length_penalty in (0.0, 1.0):
-        searched = translate_ids(model, SOURCES, SearchOptions(length_penalty=length_penalty, max_length_offset=3))
-        scored = score_ids(model, SOURCES, [best[0].ids for best in searched], length_penalty=length_penalty)
+    for seed in range(3):
+        options = SearchOptions(**rules, max_length_offset=3, seed=seed)
+        searched = translate_ids(model, SOURCES, options)
+        scored = score_ids(model, SOURCES, [best[0].ids for best in searched], options)
         for (best, *_), h in zip(searched, scored):
             assert h.score == pytest.approx(best.score, abs=1e-6)
             assert h.token_lprobs == pytest.approx(best.token_lprobs, abs=1e-5)

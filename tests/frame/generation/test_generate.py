@@ -18,25 +18,12 @@ import nmt
 from nmt.config import ConfigError, DataError, parse_options
 from nmt.data.corpus import Corpus
 from nmt.generation.generate import Summary, generate
-from nmt.generation.options import GenerateOptions
+from nmt.generation.options import GenerateOptions, SearchOptions
 from nmt.generation.translator import Translator
 from nmt.ranks import Ranks
 from nmt.text.scoring import bleu, chrf
 
 COMMAND = [sys.executable, "-m", "nmt.commands.generate"]
-
-
-@pytest.fixture(scope="session")
-def run_folder(train: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has learned a little: its translations differ from line to line and repeat few tokens."""
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    train(f"run={folder}", "train.max_epochs=3", "optimizer.lr=0.01")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def translator(run_folder: Path) -> Translator:
-    return nmt.load(run_folder)
 
 
 @pytest.fixture
@@ -187,6 +174,121 @@ def test_an_ensemble_needs_one_vocabulary(
     train(f"corpus={other}", f"run={tmp_path}/other", "train.max_updates=1")
     with pytest.raises(ConfigError, match=rf"one vocabulary, but {tmp_path}/other has another than {run_folder}"):
         run(f"checkpoint=[{run_folder},{tmp_path}/other]", lines=["1"])
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == level]
+
+
+NOTHING = ["search.no_repeat_ngram=1", "search.min_length=40"]
+"""Of some 20 pieces none may occur twice, and 40 must follow."""
+
+
+@pytest.mark.parametrize("sampling", ["none", "random"])
+def test_lines_without_translation(
+    run: Any, translator: Translator, sampling: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An empty line, null in jsonl, one warning that counts; from Python the same."""
+    options = [*NOTHING, f"search.sampling={sampling}", "search.nbest=2", "buffer=2"]
+    with caplog.at_level(logging.INFO):
+        summary, out = run(*options, lines=LINES)
+    assert out == [""] * 2 * len(LINES)
+    warning = "5 of 7 lines have no translation: the rules of the search left nothing (line 1, 3, 5, 6, 7)"
+    assert messages(caplog) == [warning]
+    assert (summary.failed.number, summary.num_tokens) == (5, 0)
+    rows = [json.loads(line) for line in run(*options, "format=jsonl", "token_scores=true", lines=LINES)[1]]
+    for row in rows:
+        score = None if row["source"].strip() else 0.0
+        expected = {"text": "", "score": score, "logprob": score, "pieces": [], "token_logprobs": []}
+        assert row["hypotheses"] == [expected]
+    caplog.clear()
+    assert translator.translate(LINES, no_repeat_ngram=1, min_length=40, sampling=sampling) == [""] * len(LINES)
+    assert messages(caplog) == [warning]
+
+
+def test_a_checkpoints_search_defaults(
+    run: Any,
+    run_folder: Path,
+    tmp_path: Path,
+    translator: Translator,
+    copy_checkpoint: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = copy_checkpoint(run_folder, tmp_path / "own", beam=2, max_length_ratio=0.0, max_length_offset=3, length_penalty=0)
+    given = f"checkpoint={folder}"
+    with caplog.at_level(logging.INFO):
+        _, out = run(given, lines=LINES)
+    taken = "search.beam=2 search.length_penalty=0.0 search.max_length_offset=3 search.max_length_ratio=0.0"
+    assert f"{taken}: defaults of {folder}" in messages(caplog, logging.INFO)
+    expected = translator.translate(LINES, beam=2, length_penalty=0, max_length_ratio=0, max_length_offset=3)
+    assert out == expected != translator.translate(LINES)
+    own = nmt.load(folder)
+    assert own.translate(LINES) == expected
+    texts = ["1 2", "", "3", "", "4", "5", "6"]
+    assert own.score(LINES, texts) == pytest.approx(translator.score(LINES, texts, length_penalty=0), abs=1e-6)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):  # what is typed stands, also where it is the toolkit's default
+        _, out = run(given, "search.max_length_ratio=2.0", "search.max_length_offset=10", "search.beam=5", lines=LINES)
+    assert f"search.length_penalty=0.0: defaults of {folder}" in messages(caplog, logging.INFO)
+    assert (
+        out
+        == translator.translate(LINES, length_penalty=0)
+        == own.translate(LINES, 5, max_length_ratio=2.0, max_length_offset=10)
+    )
+
+
+def test_defaults_of_an_ensemble(
+    run: Any, run_folder: Path, tmp_path: Path, translator: Translator, copy_checkpoint: Any
+) -> None:
+    one, two = (copy_checkpoint(run_folder, tmp_path / str(beam), beam=beam) for beam in (2, 3))
+    with pytest.raises(ConfigError, match=rf"search.beam: .* \({one}: 2, {two}: 3\); give it$"):
+        run(f"checkpoint=[{one},{two}]", lines=LINES)
+    assert run(f"checkpoint=[{one},{two}]", "search.beam=4", lines=LINES)[1] == translator.translate(LINES, beam=4)
+    assert run(f"checkpoint=[{one},{one}]", lines=LINES)[1] == translator.translate(LINES, beam=2)
+
+
+def test_wrong_defaults_name_the_file(run_folder: Path, tmp_path: Path, copy_checkpoint: Any) -> None:
+    folder = copy_checkpoint(run_folder, tmp_path / "own", bean=2)
+    with pytest.raises(DataError, match=rf"^{folder}/config.yaml: unknown key search.bean; "):
+        nmt.load(folder)
+
+
+def test_weights_that_are_not_numbers_name_the_checkpoint(
+    run: Any, run_folder: Path, tmp_path: Path, copy_checkpoint: Any
+) -> None:
+    bad = copy_checkpoint(run_folder, tmp_path / "bad", nan=True)
+    (tmp_path / "targets").write_text("1\n" * len(LINES))
+    for more in ([], ["search.sampling=random"], [f"score_target={tmp_path}/targets"]):
+        for checkpoint in (f"[{run_folder},{bad}]", str(bad)):
+            with pytest.raises(DataError, match=rf"^{bad} gives log-probabilities that are not numbers \(nan\)$"):
+                run(f"checkpoint={checkpoint}", *more, lines=LINES)
+
+
+def test_what_may_repeat_is_told_as_text(translator: Translator, run: Any) -> None:
+    free = translator.translate(LINES, no_repeat_ngram=1, no_repeat_except=list("0123456789"), min_length=9)
+    strict = translator.translate(LINES, no_repeat_ngram=1, min_length=9)
+    assert any(len(set(line.split())) < len(line.split()) for line in free)
+    assert not any(len(set(line.split())) < len(line.split()) for line in strict)
+    except_ = "search.no_repeat_except=[1,2,3,4,5,6,7,8,9,0]"
+    assert run("search.no_repeat_ngram=1", except_, "search.min_length=9", lines=LINES)[1] == free
+    for text in ("x", "", "<unk>"):
+        with pytest.raises(ConfigError, match=rf"^search.no_repeat_except: '{text}' is no piece of the target, nor "):
+            translator.translate(["1"], no_repeat_ngram=1, no_repeat_except=["1", text])
+
+
+def test_words_stand_for_their_pieces(translator: Translator) -> None:
+    """A text is the piece of that name and those that it is cut into as a word, but for the lone mark of one."""
+    target = translator.vocabularies.target
+
+    def pieces(*texts: str) -> list[str]:
+        options = SearchOptions(no_repeat_ngram=1, no_repeat_except=list(texts))
+        return [target.piece(i) for i in translator.may_repeat(options)]
+
+    assert target.find("nothing") is None
+    assert set(pieces("1")) == {"1", "▁1"}
+    assert pieces("▁1") == ["▁1"]
+    assert set(pieces("77")) == {"7", "▁7"} - {"▁"}
+    assert set(pieces("77", "▁")) == {"7", "▁7", "▁"}
 
 
 def test_python_interface(translator: Translator) -> None:

@@ -1,11 +1,13 @@
 """What is drawn, and that a line's samples are its own."""
 
+import math
 from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 
+from nmt.generation.hypothesis import FAILED
 from nmt.generation.options import GenerationBatchOptions, Sampling, SearchOptions
 from nmt.generation.sampling import draw
 from nmt.generation.translate import translate_ids
@@ -46,12 +48,25 @@ def test_no_impossible_token_is_drawn_at_the_edges() -> None:
     assert draw(lprobs, edges, SearchOptions(top_p=0.6)).tolist() == [2, 4]
 
 
-def test_samples_follow_the_model(table_model: Any) -> None:
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_p": 0.5}, {"temperature": 0.001}])
+def test_nothing_is_drawn_where_nothing_can_be(options: dict[str, Any]) -> None:
+    rows = torch.tensor([[-torch.inf] * 5, [-torch.inf] * 4 + [-9.0], [-1.0, torch.nan, -1.0, -2.0, -1.0]])
+    half = torch.full((3,), 0.5, dtype=torch.float64)
+    assert draw(rows, half, SearchOptions(**options)).tolist() == [-1, 4, -1]
+
+
+@pytest.mark.parametrize(
+    ("rules", "cost"),
+    [({"min_length": 0}, 0.0), ({}, 0.0), ({"unk_penalty": 1.0}, 1.0), ({"ban_unk": True}, torch.inf)],
+)
+def test_samples_follow_the_model(table_model: Any, rules: dict[str, Any], cost: float) -> None:
+    """EOS or one of two words, of which 3 is the unknown one."""
     model = table_model(vocab_size=5)
-    options = SearchOptions(sampling=Sampling.random, nbest=1, max_length_ratio=0, max_length_offset=1)
+    options = SearchOptions(sampling=Sampling.random, nbest=1, max_length_ratio=0, max_length_offset=1, **rules)
     drawn = Counter(tuple(found[0].ids) for found in translate_ids(model, [[3]] * 2000, options))
     lprobs = model.distribution((3, 2), ()).clone()
-    lprobs[:2] = -torch.inf
+    lprobs[: 2 if rules == {"min_length": 0} else 3] = -torch.inf
+    lprobs[3] -= cost
     probs = lprobs.softmax(0).tolist()
     for target, token in (((), 2), ((3,), 3), ((4,), 4)):
         assert drawn[target] / 2000 == pytest.approx(probs[token], abs=0.035)  # three standard deviations
@@ -78,6 +93,29 @@ def test_scores_are_the_models(table_model: Any) -> None:
             assert h.logprob == pytest.approx(model.logprob([3, 4], h.ids), abs=1e-5)
             assert h.score == pytest.approx(h.logprob / (len(h.ids) + 1) ** 0.5)
             assert len(h.token_lprobs) == len(h.ids) + 1
+
+
+def test_rules_are_obeyed_to_the_end_or_nothing_is_drawn(table_model: Any) -> None:
+    """Of 3 words none may occur twice; some draws come to their end before the least length, all before a greater."""
+    model, rules = table_model(), {"no_repeat_ngram": 1, "sampling": Sampling.random, "nbest": 50, "top_k": 2}
+    (found,) = translate_ids(model, [[3]], SearchOptions(**rules, min_length=2))
+    assert len(found) == 50
+    assert all(len(set(h.ids)) == len(h.ids) >= 2 for h in found)
+    assert translate_ids(model, [[3]], SearchOptions(**rules, min_length=4)) == [[FAILED]]
+    assert translate_ids(model, [[3]], SearchOptions(**rules, forced_length=4)) == [[FAILED]]
+
+
+def test_lost_draws_are_left_out(table_model: Any) -> None:
+    class Half(table_model):  # type: ignore[misc]
+        def distribution(self, source: tuple[int, ...], prefix: tuple[int, ...]) -> torch.Tensor:
+            """4 or 5 at first; after 5 only 5 again, after 4 anything."""
+            words = {(): [4, 5], (5,): [5]}.get(prefix, [2, 3, 4, 5])
+            return torch.full((6,), -torch.inf).index_fill(0, torch.tensor(words), -math.log(len(words)))
+
+    options = SearchOptions(sampling=Sampling.random, nbest=50, no_repeat_ngram=1, min_length=2)
+    (some,) = translate_ids(Half(), [[3]], options)
+    assert 10 < len(some) < 40
+    assert all(h.ids[0] == 4 and len(set(h.ids)) == len(h.ids) >= 2 and math.isfinite(h.score) for h in some)
 
 
 def test_constraints_hold(table_model: Any) -> None:

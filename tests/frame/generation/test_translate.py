@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmt.generation.hypothesis import EMPTY
+from nmt.config import DataError
+from nmt.generation.hypothesis import EMPTY, FailedLines
 from nmt.generation.options import GenerationBatchOptions, SearchOptions
 from nmt.generation.translate import length_batches, translate_ids
 
@@ -56,3 +57,23 @@ def test_batches_keep_the_budget() -> None:
     assert found[0] == [15], "the longest comes first, beyond the budget alone"
     sizes = {10: 3, 11: 10, 12: 2, 13: 4, 14: 4, 15: 31}
     assert all(len(b) <= 2 and (len(b) == 1 or len(b) * max(sizes[i] for i in b) <= 12) for b in found)
+
+
+def test_a_prefix_that_does_not_fit_names_its_line(table_model: Any) -> None:
+    model = table_model(max_length=4)
+    translate_ids(model, [[3], [4]], prefixes=[[4, 4, 4], []])
+    with pytest.raises(DataError, match=r"^the target prefix of line 9 has 4 tokens; 3 are allowed$"):
+        translate_ids(model, [[3], [4]], prefixes=[[], [4, 4, 4, 4]], keys=[7, 8])
+    with pytest.raises(DataError, match=r"^the target prefix of line 2 has 3 tokens; 2 are allowed$"):
+        translate_ids(table_model(), [[3], [4]], SearchOptions(forced_length=2), prefixes=[[], [4, 4, 4]])
+
+
+def test_lines_without_translation_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        FailedLines.of([False, False]).warn(2)
+        FailedLines.of([True, False]).warn(2)
+        FailedLines.of([False] * 3 + [True] * 7).warn(10)
+    assert [r.getMessage() for r in caplog.records] == [
+        "1 of 2 lines have no translation: the rules of the search left nothing (line 1)",
+        "7 of 10 lines have no translation: the rules of the search left nothing (line 4, 5, 6, 7, 8, ...)",
+    ]

@@ -40,7 +40,7 @@ VARIANTS = {
     },
 }
 
-SAME_SEARCH = {"patience": 1, "min_decoding_length": 0, "suppress_sequences": [["<pad>"], ["<s>"]]}
+SAME_SEARCH = {"patience": 1, "suppress_sequences": [["<pad>"], ["<s>"]]}
 """Under these both searches follow the same rules: docs/interchange.md."""
 
 
@@ -97,6 +97,20 @@ def test_trained_model_scores_alike(golden, tmp_path, sources, references) -> No
 def test_trained_model_translates_alike(length_penalty, golden, tmp_path, sources) -> None:
     (tmp_path / "checkpoint").symlink_to(golden)
     check_beam(tmp_path / "checkpoint", sources, length_penalty)
+
+
+def test_rules_forbid_the_same(golden, tmp_path, sources) -> None:
+    """In greedy search: in a beam it matters that CTranslate2 renormalises what is left."""
+    (tmp_path / "checkpoint").symlink_to(golden)
+    ours, theirs = exported(tmp_path / "checkpoint")
+    left = [ours.vocabularies.source.pieces(line) for line in sources]
+    rules = {"no_repeat_ngram_size": 2, "min_decoding_length": 8}
+    found = theirs.translate_batch(left, beam_size=1, max_decoding_length=LIMIT, **SAME_SEARCH, **rules)
+    lengths = {"max_length_ratio": 0, "max_length_offset": LIMIT, "min_length": 8}
+    best = ours.hypotheses(sources, SearchOptions(beam=1, no_repeat_ngram=2, **lengths))
+    assert [ours.pieces(h) for (h,) in best] == [result.hypotheses[0] for result in found]
+    free = ours.hypotheses(sources, SearchOptions(beam=1, **lengths))
+    assert best != free != ours.hypotheses(sources, SearchOptions(beam=1, **{**lengths, "min_length": 1}))
 
 
 @pytest.mark.parametrize(

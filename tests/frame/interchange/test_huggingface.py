@@ -135,6 +135,19 @@ def test_defaults_are_those_of_our_command(golden, tmp_path, sources) -> None:
     assert tokenizer.batch_decode(found, skip_special_tokens=True) == ours
 
 
+def test_defaults_of_the_checkpoint_are_exported(golden, tmp_path, sources, copy_checkpoint, caplog) -> None:
+    carried = {"beam": 2, "length_penalty": 0.3, "min_length": 8, "no_repeat_ngram": 2, "length_norm": "gnmt"}
+    checkpoint = copy_checkpoint(golden, tmp_path / "checkpoint", **carried)
+    model, tokenizer = exported(checkpoint)
+    found = model.generate(**tokenizer(sources, return_tensors="pt", padding=True))
+    translator = Translator.load(checkpoint, device="cpu")
+    ours = translator.translate(sources, length_norm="power")
+    assert tokenizer.batch_decode(found, skip_special_tokens=True) == ours
+    assert ours != translator.translate(sources, length_norm="power", no_repeat_ngram=0)
+    [warning] = [r.getMessage() for r in caplog.records if r.name.startswith("nmt")]
+    assert warning == "generation_config.json cannot hold search.length_norm=gnmt, a default of the checkpoint"
+
+
 @pytest.mark.parametrize(
     ("norm", "layers", "ends", "seed"),
     [("pre", (2, 2), 2, 3), ("post", (2, 2), 3, 4), ("pre", (3, 1), 2, 0), ("post", (3, 1), 4, 5)],

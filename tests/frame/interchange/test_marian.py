@@ -111,7 +111,7 @@ def check(folder: Path, out: Path, sources: list[str], references: list[str]) ->
     del batch["labels"]
     options = {"length_penalty": 1.0, "early_stopping": True, "output_scores": True, "return_dict_in_generate": True}
     found = model.generate(**batch, num_beams=4, max_length=62, **options)
-    search = SearchOptions(beam=4, max_length_ratio=0, max_length_offset=60)
+    search = SearchOptions(beam=4, min_length=0, max_length_ratio=0, max_length_offset=60)
     special = tokenizer.convert_tokens_to_ids(["<pad>", "</s>"])
     compared = 0
     results = zip(ours.hypotheses(sources, search), found.sequences.tolist(), found.sequences_scores, strict=True)

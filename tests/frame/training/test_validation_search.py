@@ -1,0 +1,46 @@
+"""Translations in validation: the search is nmt-generate's, and what it does not find is counted."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nmt.config import compose, parse_options
+from nmt.data.corpus import Corpus
+from nmt.generation.hypothesis import FAILED
+from nmt.generation.translate import translate_ids
+from nmt.ranks import Ranks
+from nmt.text.scoring import bleu
+from nmt.training import validation
+from nmt.training.checkpoint import load_model
+from nmt.training.options import TrainOptions
+from nmt.training.signals import StopSignals
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+def test_quality_is_that_of_the_search(
+    run: Path, digits: Path, lost: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, split = load_model(run), Corpus.open(digits).split("valid")
+    options = parse_options(TrainOptions, compose("train", [f"corpus={digits}", "run=x", "validate.beam=2"])).validate
+    seen = []
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        found = translate_ids(*arguments, **more)
+        seen.append([[FAILED]] * lost + found[lost:])
+        return seen[-1]
+
+    monkeypatch.setattr(validation, "translate_ids", watched)
+    with caplog.at_level(logging.WARNING):
+        figures = validation.validation_quality(
+            loaded.model, loaded.vocabularies, split, options, torch.device("cpu"), Ranks(0, 1), StopSignals()
+        )
+    lines = [loaded.vocabularies.target.decode(best[0].ids) for best in seen[0]]
+    assert [bool(line) for line in lines] == [False] * lost + [True] * (len(split) - lost)
+    assert figures["bleu"] == bleu(lines, split.target_texts()).score
+    warning = f"{lost} of {len(split)} lines have no translation: the rules of the search left nothing (line 1, 2, 3)"
+    assert [r.getMessage() for r in caplog.records] == [warning] * bool(lost)
