@@ -35,7 +35,7 @@ from nmt.config import (
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
 from nmt.models.encoder_decoder import EncoderDecoder, build_model
 from nmt.registry import discover
-from nmt.training.checkpoint import load_model, model_files, model_tensors, write_folder
+from nmt.training.checkpoint import load_model, model_files, model_tensors
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 
@@ -356,7 +356,7 @@ def copy_checkpoint() -> Callable[..., Path]:
             tensors = {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}
         config = OmegaConf.merge(loaded.config, {"search": search} if search else {})
         assert isinstance(config, DictConfig)
-        write_folder(out, model_files(tensors, config, loaded.vocabularies))
+        model_files(tensors, config, loaded.vocabularies).write(out)
         return out
 
     return copy_to

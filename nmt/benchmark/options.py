@@ -57,8 +57,8 @@ class BenchOptions:
     def __post_init__(self) -> None:
         self.checkpoints = [str(path) for path in _listed(self.checkpoint)]
         given = isinstance(self.search, BenchSearchOptions)
-        self.beams = _numbers("search.beam", self.search.beam, MAX_ROWS) if given else []
-        self.batches = _numbers("batch", self.batch, MAX_BATCH)
+        self.beams = _numbers("search.beam", self.search.beam, MAX_BEAM) if given else []
+        self.batches = _numbers("batch", self.batch, MAX_COUNT)
         self.precisions = [_precision(name) for name in _listed(self.precision)]
         self.peer_formats = [_peer(text) for text in self.peers]
         for key, values in (("checkpoint", self.checkpoints), ("precision", self.precisions)):

@@ -219,8 +219,8 @@ def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
 def _check_checkpoint(checkpoint: str, options: BenchOptions) -> None:
     """What cannot be measured should show now; which search defaults it brings, too."""
     found = Checkpoint.find(checkpoint)
-    taken = taken_defaults(search(options, options.beams[0]).given, {checkpoint: read_defaults(found.config, found.folder)})
-    if taken:
+    carried = read_defaults(found.config, found.folder)
+    if taken := taken_defaults(search(options, options.beams[0]).given, {checkpoint: carried}):
         logger.info("%s: defaults of %s", describe_search(taken), checkpoint)
     node = found.config.task
     discover(options.plugins)

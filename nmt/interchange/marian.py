@@ -94,7 +94,7 @@ def _search(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What ``generation_config.json`` says, or ``config.json``, where it stood before that file was invented."""
     file = path / "generation_config.json"
     values = _read_json(file) if file.is_file() else config
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"min_length": 0}
     for theirs, (ours, more) in _SEARCH.items():
         value = values.get(theirs)
         if value is None:

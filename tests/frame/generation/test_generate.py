@@ -214,7 +214,8 @@ def test_a_checkpoints_search_defaults(
     copy_checkpoint: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    folder = copy_checkpoint(run_folder, tmp_path / "own", beam=2, max_length_ratio=0.0, max_length_offset=3, length_penalty=0)
+    carried = {"beam": 2, "max_length_ratio": 0.0, "max_length_offset": 3, "length_penalty": 0}
+    folder = copy_checkpoint(run_folder, tmp_path / "own", **carried)
     given = f"checkpoint={folder}"
     with caplog.at_level(logging.INFO):
         _, out = run(given, lines=LINES)
