@@ -72,6 +72,7 @@ class EpochPlanner:
     Attributes:
         starts: number of the first pair of each split, and of all pairs (splits + 1,).
         num_pairs: usable pairs.
+        num_drawn: pairs of an epoch, those that it takes several times counted as often.
         num_left_out: pairs that are not: their longer side has more than ``limit`` tokens.
 
     Args:

@@ -15,7 +15,8 @@ class BatchOptions:
     Attributes:
         max_tokens: largest sentences × longest side of a batch (source or target, eos and padding counted), per device.
         max_sentences: largest number of sentence pairs of a batch; None for no limit.
-        max_length: longest side of a training pair in tokens without eos; longer pairs are left out of training.
+        max_length: longest side of a training pair in tokens without eos; longer pairs are left out of training; None:
+            those that the model has no positions for.
         workers: processes that prepare batches ahead; 0 prepares them in the training process.
     """
 

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,20 +80,13 @@ class Trainer:
             keep_last=options.checkpoints.keep_last,
             keep_best=options.checkpoints.keep_best,
         )
-        self.corpora = self._corpora()
+        self.corpora = self._open_corpora()
         self.corpus = self.corpora[0]
         begun = Continued(self.folder) if self.store.newest_first() else None
         self.start = Start([Origin(str(c.folder), c.digest) for c in self.corpora], self._first_weights(begun))
         if begun is not None:
             begun.check(self.start)
         self.corpus.split("valid")  # that there is none should show now
-        self.batches = TrainBatches(
-            training_splits(self.corpora, options.mix),
-            options.batch,
-            seed=options.seed,
-            vocabularies=self.corpus.vocabularies,
-            subword=options.subword,
-        )
         torch.manual_seed(options.seed)
         task: Task = build("task", options.task, key="task")
         self._check_task(task)
@@ -102,7 +96,7 @@ class Trainer:
         config.validate.metric = self.metric.value
         config.mix = None if set(options.mix or [1.0]) == {1.0} else options.mix
         model: SequenceModel = task.build_model(options.model, self.corpus.vocabularies)
-        self._check_lengths(model)
+        self.batches = self._make_batches(self._longest(model))
         if options.init_from is not None and begun is None:
             warm_start(model, options.init_from, self.corpus.vocabularies)
         self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
@@ -163,10 +157,19 @@ class Trainer:
             )
         return chosen
 
-    def _corpora(self) -> list[Corpus]:
+    def _open_corpora(self) -> list[Corpus]:
         paths = self.options.corpus if isinstance(self.options.corpus, list) else [self.options.corpus]
         # One process verifies for all; the others wait for it where they first need it.
         return [Corpus.open(path, verify=self.options.verify and self.ranks.first) for path in paths]
+
+    def _make_batches(self, longest: int | None) -> TrainBatches:
+        return TrainBatches(
+            training_splits(self.corpora, self.options.mix),
+            replace(self.options.batch, max_length=longest),
+            seed=self.options.seed,
+            vocabularies=self.corpus.vocabularies,
+            subword=self.options.subword,
+        )
 
     def _first_weights(self, begun: Continued | None) -> Origin | None:
         """The weights that the run begins with, or was begun with."""
@@ -175,14 +178,18 @@ class Trainer:
             return begun.first_weights(path, weights_digest)
         return None if path is None else Origin(path, weights_digest(path))
 
-    def _check_lengths(self, model: SequenceModel) -> None:
+    def _longest(self, model: SequenceModel) -> int | None:
+        """Most tokens of a training pair's side, without the end of the sentence; None = no limit."""
         limit = smallest((model.max_source_length, model.max_target_length))
         longest = self.options.batch.max_length
-        if limit is not None and (longest is None or longest + 1 > limit):
+        if limit is None or longest is None:
+            return longest if limit is None else limit - 1
+        if longest + 1 > limit:
             raise ConfigError(
                 f"batch.max_length={longest} tokens and an end of sentence do not fit "
                 f"model.embedding.max_positions={limit}"
             )
+        return longest
 
     def _total_updates(self) -> int | None:
         loop = self.options.train

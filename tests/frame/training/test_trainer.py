@@ -275,6 +275,18 @@ def test_non_finite_loss_leaves_the_last_checkpoint_valid(make_trainer, tmp_path
     assert all(p.isfinite().all() for p in loaded.model.parameters())
 
 
+def test_the_longest_pair_is_what_the_model_has_positions_for(make_trainer, tmp_path: Path) -> None:
+    """Pairs of digits have 2 to 8 tokens; with 6 positions 5 and an end of sentence fit."""
+    short = ["train.max_updates=1", "model.embedding.max_positions=6"]
+    trainer = make_trainer(f"run={tmp_path / 'run'}", *short, "batch.max_length=null")
+    assert (
+        trainer.batches.num_pairs == make_trainer(f"run={tmp_path}/x", *short, "batch.max_length=5").batches.num_pairs
+    )
+    assert trainer.config.batch.max_length is None
+    assert 0 < trainer.batches.num_left_out < 200
+    trainer.batches.num_batches(1)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -283,6 +295,7 @@ def test_non_finite_loss_leaves_the_last_checkpoint_valid(make_trainer, tmp_path
             ["train.max_updates=1", "batch.max_length=64"],
             "batch.max_length=64 tokens and an end of sentence do not fit",
         ),
+        (["train.max_updates=1", "mix=[1e-9]"], "mix=[1e-09]: an epoch takes none of the 200 training pairs"),
         (["train.max_updates=1", "criterion=entropy"], "criterion.name='entropy' is not a registered criterion"),
         (["train.max_updates=1", "optimizer.momentum=1"], "unknown key optimizer.momentum; valid keys here: beta1,"),
         (["train.max_updates=1", "task.name=parsing"], "task.name='parsing' is not a registered task"),
