@@ -118,7 +118,7 @@ def parse_options(schema: type[T], node: Mapping[str, Any] | DictConfig, *, key:
     prefix = f"{key}." if key else ""
     _check_kinds(schema, node, key)
     try:
-        typed = OmegaConf.merge(_structured(schema), node)  # type: ignore[arg-type]  # a class is hashable
+        typed = OmegaConf.merge(_structured(schema), node)
         result = OmegaConf.to_object(typed)
     except (ConfigKeyError, ConfigAttributeError) as error:
         name = str(error.full_key or error.key)

@@ -44,25 +44,30 @@ def test_a_list_of_checkpoints(run: Path, tmp_path: Path) -> None:
     assert_close(load_file(tmp_path / "out" / MODEL)[name], (2 * a[name] + b[name]) / 3)
 
 
+def saved(folder: Path, **tensors: torch.Tensor) -> Checkpoint:
+    """A checkpoint of which nothing but the tensors is there."""
+    folder.mkdir()
+    save_file(tensors, folder / MODEL)
+    write_sums(folder / SUMS_FILE)
+    return Checkpoint(folder)
+
+
 def test_whole_numbers_come_from_the_last_and_dtypes_stay(tmp_path: Path) -> None:
-    for number, folder in ((1, tmp_path / "a"), (4, tmp_path / "b")):
-        folder.mkdir()
-        save_file(
-            {"half": torch.tensor([number], dtype=torch.float16), "count": torch.tensor([number])}, folder / MODEL
-        )
-        write_sums(folder / SUMS_FILE)
-    got = average_tensors([Checkpoint(tmp_path / "a"), Checkpoint(tmp_path / "b")])
+    got = average_tensors(
+        [
+            saved(tmp_path / name, half=torch.tensor([number], dtype=torch.float16), count=torch.tensor([number]))
+            for name, number in (("a", 1), ("b", 4))
+        ]
+    )
     assert got == {"half": torch.tensor([2.5], dtype=torch.float16), "count": torch.tensor([4])}
     assert got["half"].dtype == torch.float16
 
 
 def test_sums_are_in_float64(tmp_path: Path) -> None:
     """2^24 + 1 is no float32: there two ones would be lost, and the mean of the three be rounded to 5592405.5."""
-    folders = [tmp_path / name for name in "abc"]
-    for folder, value in zip(folders, (2.0**24, 1.0, 1.0)):
-        folder.mkdir()
-        save_file({"weight": torch.tensor([value])}, folder / MODEL)
-    for order in (folders, folders[::-1]):
+    values = {"a": 2.0**24, "b": 1.0, "c": 1.0}
+    checkpoints = [saved(tmp_path / name, weight=torch.tensor([value])) for name, value in values.items()]
+    for order in (checkpoints, checkpoints[::-1]):
         assert average_tensors(order)["weight"].tolist() == [(2**24 + 2) / 3]
 
 
