@@ -360,3 +360,13 @@ def copy_checkpoint() -> Callable[..., Path]:
         return out
 
     return copy_to
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real text; tests that need it are skipped where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("NMT_SHARED", default)) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder} (set NMT_SHARED)")
+    return folder

@@ -1,7 +1,6 @@
 """Small texts and corpora made from them."""
 
 import copy
-import os
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -82,13 +81,3 @@ def corpus_folder(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def corpus(corpus_folder: Path) -> Corpus:
     return Corpus.open(corpus_folder)
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Folder of real text; tests that need it are skipped where it is absent."""
-    default = Path(__file__).resolve().parents[3].parent / "shared"
-    folder = Path(os.environ.get("NMT_SHARED", default)) / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no shared data at {folder} (set NMT_SHARED)")
-    return folder

@@ -81,7 +81,7 @@ def write_checkpoint(tmp_path: Path, golden: Path) -> WriteCheckpoint:
             model.output.projection.bias.data[EOS] += ends
             model.output.projection.bias.data[[PAD, BOS]] = -1e4
         folder = tmp_path / "checkpoint"
-        model_files(model_tensors(model), config, pair).write(folder)
+        model_files(model_tensors(model), config, pair).write(folder, overwrite=True)
         return folder
 
     return write

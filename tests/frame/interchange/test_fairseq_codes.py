@@ -111,7 +111,7 @@ def test_translations_are_those_of_its_pipeline(model, imported, sources, tmp_pa
 
 
 def test_the_checkpoint_holds_codes_and_words(model, imported) -> None:
-    assert sorted(path.name for path in imported.iterdir()) >= ["bpe.json", "config.yaml", "model.safetensors"]
+    assert {path.name for path in imported.iterdir()} >= {"bpe.json", "config.yaml", "model.safetensors"}
     held = json.loads((imported / "bpe.json").read_text(encoding="utf-8"))
     assert held["codes"] == model.codes
     assert held["words"] == ["<s>'", *model.words["en"][4:]]

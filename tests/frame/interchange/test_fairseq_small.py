@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +13,48 @@ from nmt.config import parse_options
 from nmt.generation.options import SearchOptions
 from nmt.generation.translator import Translator
 from nmt.interchange.importing import import_checkpoint
-from nmt.training.checkpoint import load_config
-
-ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get("NMT_SHARED", ROOT.parent / "shared")) / "data"
-MODEL = DATA / "fairseq_small"
-
-pytestmark = pytest.mark.skipif(not MODEL.is_dir(), reason=f"needs the model in {MODEL}")
+from nmt.training.checkpoint import Checkpoint
 
 EMPTY_BEGINS = [16, 60, 112, 295, 332, 428, 448, 469, 503, 545, 546, 621, 648, 670, 730, 815, 935, 973, 974]
 """Lines that come out otherwise where an empty hypothesis may take one of the beam's places."""
 
 
-def texts() -> tuple[list[str], list[str]]:
+@pytest.fixture(scope="module")
+def texts(shared_data: Path) -> tuple[list[str], list[str]]:
     """The sources, and what fairseq made of them."""
-    with lzma.open(DATA / "multi30k" / "test_2016_flickr.en.xz", "rt", encoding="utf-8", newline="\n") as file:
+    with lzma.open(shared_data / "multi30k" / "test_2016_flickr.en.xz", "rt", encoding="utf-8", newline="\n") as file:
         sources = file.read().split("\n")[:-1]
-    return sources, (MODEL / "test_2016_flickr.beam5.hyp.de").read_text(encoding="utf-8").split("\n")[:-1]
+    return sources, (shared_data / "fairseq_small" / "test_2016_flickr.beam5.hyp.de").read_text(encoding="utf-8").split(
+        "\n"
+    )[:-1]
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: Any) -> Path:
+def imported(shared_data: Path, tmp_path_factory: Any) -> Path:
     out: Path = tmp_path_factory.mktemp("imported") / "checkpoint"
-    import_checkpoint("fairseq", MODEL / "checkpoint.pt", out)
+    import_checkpoint("fairseq", shared_data / "fairseq_small" / "checkpoint.pt", out)
     return out
 
 
 def test_the_search_of_fairseq_is_carried(imported: Path) -> None:
     carried = {"min_length": 1, "max_length_ratio": 0.0, "max_length_offset": 200}
     usual = SearchOptions()
-    assert load_config(imported).search == {k: v for k, v in carried.items() if v != getattr(usual, k)}
+    assert Checkpoint.find(imported).config.search == {k: v for k, v in carried.items() if v != getattr(usual, k)}
 
 
-def test_lines_are_those_of_fairseq(imported: Path) -> None:
-    sources, expected = texts()
+def test_lines_are_those_of_fairseq(imported: Path, texts: Any) -> None:
+    sources, expected = texts
     places = [line - 1 for line in EMPTY_BEGINS] + list(range(0, 1000, 50))
-    options = parse_options(SearchOptions, load_config(imported).search, key="search")
+    options = parse_options(SearchOptions, Checkpoint.find(imported).config.search, key="search")
     translator = Translator.load(imported, device="cpu")
     found = translator.hypotheses([sources[i] for i in places], options)
     assert [translator.text(best) for best, *_ in found] == [expected[i] for i in places]
 
 
 @pytest.mark.slow
-def test_all_thousand_lines_are_those_of_fairseq(imported: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_all_thousand_lines_are_those_of_fairseq(imported: Path, texts: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """By the command, with its default search."""
-    sources, expected = texts()
+    sources, expected = texts
     (tmp_path / "test.en").write_text("".join(f"{line}\n" for line in sources), encoding="utf-8")
     arguments = [f"checkpoint={imported}", f"input={tmp_path / 'test.en'}", f"output={tmp_path / 'test.de'}"]
     monkeypatch.setattr("sys.argv", ["nmt-generate", *arguments, "device=cpu"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from nmt.config import DataError
 from nmt.text.byte_pairs import MAX_WORD, Codes, byte_pair_file
 from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, VocabularyPair
 
-DATA = Path(os.environ.get("NMT_SHARED", Path(__file__).parents[4] / "shared")) / "data" / "iwslt14_deen_eval"
 CODES = ["#version: 0.2", "l o", "lo w</w>", "e r</w>", "x x"]
 WORDS = ["low", "lo@@", "w@@", "er", "n@@", "e", "madeupword0000"]
 
@@ -47,11 +45,10 @@ def test_merges_by_hand(codes: list[str], line: str, expected: str) -> None:
     assert " ".join(Codes(codes, "x").apply(line)) == expected
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the text in {DATA}")
 @pytest.mark.parametrize("language", ["de", "en"])
-def test_segments_as_subword_nmt_does(language: str) -> None:
+def test_segments_as_subword_nmt_does(language: str, shared_data: Path) -> None:
     def lines(name: str) -> list[str]:
-        with lzma.open(DATA / f"{name}.xz", "rt", encoding="utf-8", newline="\n") as file:
+        with lzma.open(shared_data / "iwslt14_deen_eval" / f"{name}.xz", "rt", encoding="utf-8", newline="\n") as file:
             return file.read().split("\n")[:-1]
 
     codes = Codes(lines("bpe10k.codes"), "x")
