@@ -15,6 +15,7 @@ from nmt.generation.forced import score_ids
 from nmt.generation.hypothesis import Hypothesis
 from nmt.generation.options import GenerationBatchOptions, Precision, SearchOptions
 from nmt.generation.translate import translate_ids
+from nmt.memory import explaining_shortage
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.language_model import LanguageModel
 from nmt.models.packed import prepare_inference
@@ -60,7 +61,8 @@ class Translator:
         if not paths:
             raise ConfigError("checkpoint=[]: give a run, a checkpoint folder or a list of them")
         target, names = torch_device(place), list(plugins)
-        loaded = [load_model(path, target, names) for path in paths]
+        with explaining_shortage("while models are loaded", "choose device=cpu, or smaller or fewer models"):
+            loaded = [load_model(path, target, names) for path in paths]
         for other, path in zip(loaded, paths):
             if other.vocabularies.digest != loaded[0].vocabularies.digest:
                 raise ConfigError(
@@ -129,16 +131,18 @@ class Translator:
             if prefixes is not None:
                 raise ConfigError("prefix: a language model continues the lines of input; leave prefix out")
             sources, given = _some(sources), sources
-        return translate_ids(
-            self.models,
-            sources,
-            options,
-            batch=batch,
-            device=self.device,
-            prefixes=given,
-            keys=keys,
-            progress=progress,
-        )
+        options, batch = options or SearchOptions(), batch or GenerationBatchOptions()
+        with explaining_shortage(f"while searching with beam {options.beam}", _less(batch, "search.beam")):
+            return translate_ids(
+                self.models,
+                sources,
+                options,
+                batch=batch,
+                device=self.device,
+                prefixes=given,
+                keys=keys,
+                progress=progress,
+            )
 
     def score(self, sources: Sequence[str], targets: Sequence[str], *, length_penalty: float = 1.0) -> list[float]:
         """Scores of given translations: log-probability / length ** length_penalty; length counts EOS.
@@ -157,7 +161,8 @@ class Translator:
         """
         right = self.vocabularies.target.encode_batch(targets)
         left = self.vocabularies.source.encode_batch(sources) if self.reads_source else _some(right)
-        return score_ids(self.models, left, right, device=self.device, **options)
+        with explaining_shortage("while scoring", _less(options.get("batch") or GenerationBatchOptions())):
+            return score_ids(self.models, left, right, device=self.device, **options)
 
     def perplexity(self, lines: Sequence[str], *, batch: GenerationBatchOptions | None = None) -> float:
         """How surprised a language model is: exp of the mean negative log-probability a token, EOS of lines counted.
@@ -179,6 +184,12 @@ class Translator:
     def pieces(self, hypothesis: Hypothesis) -> list[str]:
         """Its tokens as the vocabulary writes them."""
         return [self.vocabularies.target.piece(i) for i in hypothesis.ids]
+
+
+def _less(batch: GenerationBatchOptions, *more: str) -> str:
+    """What to change where memory runs out; ``more`` are further keys that take memory."""
+    keys = [f"batch.max_tokens (now {batch.max_tokens})", "batch.max_sentences", *more]
+    return f"lower {', '.join(keys)}, or give precision=bf16"
 
 
 def _some(rows: list[list[int]]) -> list[list[int]]:
