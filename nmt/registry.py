@@ -8,10 +8,12 @@ plug-ins (entry-point group ``nmt.plugins``) and modules named by the user.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from enum import Enum
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -155,6 +157,44 @@ def changed_options(slot: str, node: Mapping[str, Any], *, key: str) -> dict[str
     given: Any = parse_options(component.options, own, key=key)
     usual: Any = parse_options(component.options, {}, key=key)
     return {name: value for name, value in own.items() if getattr(given, name) != getattr(usual, name)}
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of plain values in which every component's node has the options that it leaves to their defaults.
+
+    Args:
+        config: of a command or a checkpoint; what is no node of a registered component stays as it is.
+    """
+    whole = copy.deepcopy(dict(config))
+    for slot in _slots.values():
+        for key in _alternatives(slot.key):
+            node: Any = whole
+            for name in key.split("."):
+                node = node.get(name) if isinstance(node, dict) else None
+            chosen = node.get("name") if isinstance(node, dict) else None
+            if isinstance(chosen, str) and chosen in slot.components:
+                for name, default in _defaults(slot.components[chosen].options).items():
+                    node.setdefault(name, default)
+    return whole
+
+
+def _alternatives(key: str) -> list[str]:
+    """The keys that ``a.{b,c}.d`` stands for."""
+    start, brace, rest = key.partition("{")
+    choices, _, end = rest.partition("}")
+    if not brace:
+        return [key]
+    return [f"{start}{choice}{tail}" for choice in choices.split(",") for tail in _alternatives(end)]
+
+
+def _defaults(options: type) -> dict[str, Any]:
+    """The options of a component that have defaults, as a configuration would have them."""
+    values = {}
+    for item in fields(options):
+        value = item.default if item.default_factory is MISSING else item.default_factory()
+        if value is not MISSING and value != "???":
+            values[item.name] = value.name if isinstance(value, Enum) else value
+    return values
 
 
 def slots() -> dict[str, Slot]:

@@ -14,6 +14,7 @@ from nmt.benchmark.options import OWN, SystemSpec
 from nmt.benchmark.systems import Search, System, Translations, load_system, num_parameters
 from nmt.config import ConfigError, DataError
 from nmt.device import Device, peak_memory_mib, torch_device
+from nmt.memory import explaining_shortage
 
 STOP_SECONDS = 10
 
@@ -157,7 +158,12 @@ def _bind(request: tuple[Any, ...], system: System | None, spec: SystemSpec, set
     if request[0] == "peak":
         return lambda: _peak(spec, settings)
     _, lines, search, batch = request
-    return lambda: run_pass(system, lines, search, batch)
+
+    def timed() -> Timed:
+        with explaining_shortage(f"with batch={batch} and search.beam={search.beam}", "leave the largest of them out"):
+            return run_pass(system, lines, search, batch)
+
+    return timed
 
 
 def _peak(spec: SystemSpec, settings: Settings) -> float:

@@ -28,6 +28,7 @@ from nmt.data.plan import plan_batches
 from nmt.device import torch_device
 from nmt.files import write_files
 from nmt.generation.options import GenerationBatchOptions
+from nmt.memory import explaining_shortage
 from nmt.provenance import provenance
 from nmt.registry import find
 from nmt.training.checkpoint import load_model
@@ -63,7 +64,8 @@ def learn_policy(options: SimilarityOptions) -> str:
         )
     split = corpus.split(options.split)
     lines = _lines(split, options.max_sentences, loaded.model.max_target_length)
-    found = attention_similarity(loaded.model, _batches(split, lines, options.batch, device))
+    with explaining_shortage("while attention is compared", "lower batch.max_tokens or batch.max_sentences"):
+        found = attention_similarity(loaded.model, _batches(split, lines, options.batch, device))
     if not found:
         raise ConfigError(
             f"checkpoint={options.checkpoint}: there is nothing to compare: no attention of it has weights "

@@ -16,6 +16,7 @@ from nmt.data.corpus import Corpus, ParallelSplit
 from nmt.data.iteration import evaluation_batches
 from nmt.data.options import BatchOptions
 from nmt.device import torch_device
+from nmt.memory import explaining_shortage
 from nmt.models.encoder_decoder import SequenceModel, num_parameters
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
@@ -81,10 +82,11 @@ class Validation:
         model = assemble(pruned, self._loaded.vocabularies, self._loaded.path).to(device).eval()
         total, num_tokens = 0.0, 0
         for pairs in evaluation_batches(self._split, BatchOptions(batch.max_tokens, batch.max_sentences, None, 0)):
-            on_device = pairs.to(device)
-            output = model(on_device.src_tokens, on_device.prev_output_tokens)
-            hidden, target = real_tokens(output.hidden, on_device.target)
-            total += float(model.output.loss(hidden, target, 0.0)[1])
+            with explaining_shortage("while models are compared", "lower batch.max_tokens or batch.max_sentences"):
+                on_device = pairs.to(device)
+                output = model(on_device.src_tokens, on_device.prev_output_tokens)
+                hidden, target = real_tokens(output.hidden, on_device.target)
+                total += float(model.output.loss(hidden, target, 0.0)[1])
             num_tokens += pairs.num_tokens
         return total / max(num_tokens, 1)
 

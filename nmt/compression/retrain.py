@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nmt.config import compose, presets
 from nmt.overrides import literal
-from nmt.training.run_folder import flatten
+from nmt.training.differences import flatten
 
 PLACES = ("run", "init_from", "corpus", "checkpoint")
 """Keys that say where things lie, not how training goes."""

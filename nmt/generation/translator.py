@@ -16,6 +16,7 @@ from nmt.generation.forced import score_ids
 from nmt.generation.hypothesis import FailedLines, Hypothesis, perplexity
 from nmt.generation.options import GenerationBatchOptions, LengthNorm, Precision, SearchOptions
 from nmt.generation.translate import translate_ids
+from nmt.memory import explaining_shortage
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.language_model import LanguageModel
 from nmt.models.packed import prepare_inference
@@ -70,7 +71,8 @@ class Translator:
         if not paths:
             raise ConfigError("checkpoint=[]: give a run, a checkpoint folder or a list of them")
         target, names = torch_device(place), list(plugins)
-        loaded = [load_model(path, target, names) for path in paths]
+        with explaining_shortage("while models are loaded", "choose device=cpu, or smaller or fewer models"):
+            loaded = [load_model(path, target, names) for path in paths]
         for other, path in zip(loaded, paths):
             if other.vocabularies.digest != loaded[0].vocabularies.digest:
                 raise ConfigError(
@@ -157,18 +159,20 @@ class Translator:
             if prefixes is not None:
                 raise ConfigError("prefix: a language model continues the lines of input; leave prefix out")
             sources, given = _some(sources), sources
-        return translate_ids(
-            self.models,
-            sources,
-            options,
-            batch=batch,
-            device=self.device,
-            prefixes=given,
-            may_repeat=self.may_repeat(options),
-            keys=keys,
-            progress=progress,
-            names=self.names,
-        )
+        batch = batch or GenerationBatchOptions()
+        with explaining_shortage(f"while searching with beam {options.beam}", _less(batch, "search.beam")):
+            return translate_ids(
+                self.models,
+                sources,
+                options,
+                batch=batch,
+                device=self.device,
+                prefixes=given,
+                may_repeat=self.may_repeat(options),
+                keys=keys,
+                progress=progress,
+                names=self.names,
+            )
 
     def score(
         self,
@@ -201,7 +205,8 @@ class Translator:
         options = options or self.search_options()
         right = self.vocabularies.target.encode_batch(targets)
         left = self.vocabularies.source.encode_batch(sources) if self.reads_source else _some(right)
-        return score_ids(self.models, left, right, options, device=self.device, names=self.names, **more)
+        with explaining_shortage("while scoring", _less(more.get("batch") or GenerationBatchOptions())):
+            return score_ids(self.models, left, right, options, device=self.device, names=self.names, **more)
 
     def perplexity(self, lines: Sequence[str], *, batch: GenerationBatchOptions | None = None) -> float:
         """How surprised a language model is: exp of the mean negative log-probability a token, EOS of lines counted.
@@ -243,6 +248,12 @@ class Translator:
     def pieces(self, hypothesis: Hypothesis) -> list[str]:
         """Its tokens as the vocabulary writes them."""
         return [self.vocabularies.target.piece(i) for i in hypothesis.ids]
+
+
+def _less(batch: GenerationBatchOptions, *more: str) -> str:
+    """What to change where memory runs out; ``more`` are further keys that take memory."""
+    keys = [f"batch.max_tokens (now {batch.max_tokens})", "batch.max_sentences", *more]
+    return f"lower {', '.join(keys)}, or give precision=bf16"
 
 
 def _some(rows: list[list[int]]) -> list[list[int]]:

@@ -6,7 +6,7 @@ Ranks: a word's place in a vocabulary that is sorted by frequency. Band 0 holds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmt.config import ConfigError
+from nmt.models.from_data import FromData
 from nmt.models.initialisation import init_embedding
 from nmt.text.vocabulary import PAD, SPECIAL_IDS
 
@@ -80,39 +81,35 @@ class Bands:
         return [end - start for start, end in pairwise(self.bounds)]
 
 
-class FrequencyOrder(nn.Module):
+class FrequencyOrder(FromData):
     """Ranks of the words of a vocabulary; special words come first, so that they are in band 0 of any bands.
 
-    Words are ranked by id until counts or a checkpoint say otherwise. A training that begins calls ``use`` on every
-    module of this kind in its model; checkpoints keep the order, so that it never changes afterwards.
+    Words are ranked by id until counts or a checkpoint say otherwise.
 
     Attributes:
         ranks: int64 (vocab_size,), the rank of every id.
-        sides: whose tokens are counted: ``source``, ``target`` or both.
     """
 
     ranks: Tensor
+    sides: set[str]
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.sides: set[str] = set()
+        self.sides = set()
         self.register_buffer("ranks", torch.arange(vocab_size))
 
     def use(self, counts: Tensor) -> None:
-        """Rank words by how often they occur, the most frequent first; of equals the lower id comes first.
-
-        Args:
-            counts: of every id (vocab_size,).
-        """
+        """Rank words by how often they occur, the most frequent first; of equals the lower id comes first."""
         special = torch.arange(NUM_SPECIAL)
         others = counts[NUM_SPECIAL:].argsort(descending=True, stable=True) + NUM_SPECIAL
         self.ranks.copy_(torch.cat([special, others]).argsort())
 
-    def fits(self, ranks: Tensor) -> bool:
-        """Whether a tensor of the right shape, from a file, is an order of the words."""
+    def why_not(self, buffers: Mapping[str, Tensor]) -> str | None:
+        """Ranks must name every word once, and begin with the special ones: they are used as places."""
+        ranks = buffers["ranks"].long()
         expected = torch.arange(len(ranks), device=ranks.device)
-        ranks = ranks.long()
-        return bool(ranks.sort().values.equal(expected) and ranks[:NUM_SPECIAL].equal(expected[:NUM_SPECIAL]))
+        fits = ranks.sort().values.equal(expected) and ranks[:NUM_SPECIAL].equal(expected[:NUM_SPECIAL])
+        return None if fits else f"ranks is not an order of the model's {len(ranks)} words"
 
 
 class BandedVectors(nn.Module):

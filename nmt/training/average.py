@@ -10,12 +10,17 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
+from nmt.registry import discover
 from nmt.training.checkpoint import Checkpoint, model_files, read_tensors
-from nmt.training.run_folder import CheckpointStore
+from nmt.training.checkpoint_store import CheckpointStore
+from nmt.training.differences import model_differences
+from nmt.untrusted import shorten
 
 
 def average_tensors(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
-    """Mean of every tensor of some checkpoints of one model, summed in float64; whole numbers come from the last.
+    """Mean of every tensor of some checkpoints of one model, summed in float64.
+
+    Whole numbers have no mean: a single one, a count, comes from the last; several, such as ranks, must be equal.
 
     Raises:
         DataError: the checkpoints are damaged or of different models.
@@ -32,6 +37,8 @@ def average_tensors(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
                 totals[name] = tensor.double() if tensor.is_floating_point() else tensor
             elif tensor.is_floating_point():
                 totals[name] += tensor.double()
+            elif tensor.numel() > 1 and not tensor.equal(totals[name]):
+                raise DataError(f"{path}: {name} differs from {checkpoints[0].model_file}: there is no mean of it")
             else:
                 totals[name] = tensor
     dtypes = {name: tensor.dtype for name, tensor in read_tensors(checkpoints[-1].model_file).items()}
@@ -77,10 +84,13 @@ def average_checkpoints(paths: Sequence[str], last: int | None, out: str) -> lis
     elif last is not None:
         raise ConfigError("last= is for a single run; with a list of checkpoints all are averaged")
     newest = sources[-1]
+    discover()
     config, vocabularies = newest.config, newest.vocabularies
     for source in sources:
         if source.config.checkpoint.vocabulary != vocabularies.digest:
             raise DataError(f"{source.folder}: was made with another vocabulary than {newest.folder}")
+        if found := model_differences(newest.config, source.config):
+            raise DataError(f"{source.folder}: another model than that of {newest.folder} ({shorten(found, 1000)})")
     OmegaConf.update(config, "checkpoint.average_of", [source.folder.name for source in sources], force_add=True)
     tensors = average_tensors(sources)
     try:

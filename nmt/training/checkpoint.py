@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from nmt.config import ConfigError, DataError
 from nmt.files import write_folder
-from nmt.models.bands import FrequencyOrder
 from nmt.models.encoder_decoder import SequenceModel
+from nmt.models.from_data import check_from_data
 from nmt.models.planned import Unfilled, sizes_only
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
@@ -340,17 +340,6 @@ def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path
             raise DataError(f"{path}: {name} holds {tensors[name].dtype}, the model needs {tensor.dtype}")
 
 
-def check_orders(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Look at the orders of words among tensors that `check_tensors` has seen: their values are used as places.
-
-    Raises:
-        DataError: one does not name every word once, or does not begin with the special ones.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, FrequencyOrder) and not module.fits(tensors[f"{name}.ranks"]):
-            raise DataError(f"{path}: {name}.ranks is not an order of the model's {len(module.ranks)} words")
-
-
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy tensors into a model if `check_tensors` finds nothing.
 
@@ -434,5 +423,5 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", plugins: It
         hint = f"; it was trained with plug-ins: give plugins=[{','.join(needed)}]" if needed else ""
         raise ConfigError(f"{checkpoint.folder / CONFIG_FILE}: {shorten(error, 1000)}{hint}") from error
     read_into(file, model_tensors(model))
-    check_orders(model, model_tensors(model), file)
+    check_from_data(model, model_tensors(model), file)
     return Loaded(model.to(device).eval(), vocabularies, config, checkpoint.folder)

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from nmt.ranks import Ranks
+from nmt.training.checkpoint_store import CheckpointStore
 from nmt.training.checksums import DamagedError
-from nmt.training.run_folder import CheckpointStore
 from nmt.training.training_state import Learner
 
 logger = logging.getLogger(__name__)

@@ -16,20 +16,22 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nmt.config import ConfigError
+from nmt.config import ConfigError, DataError
 from nmt.data.batch import Batch
 from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches, training_splits
 from nmt.device import peak_memory_mib, torch_device
 from nmt.generation.ensemble import smallest
 from nmt.leftovers import settle_all
-from nmt.models.bands import FrequencyOrder
+from nmt.memory import explaining_shortage
 from nmt.models.encoder_decoder import SequenceModel
+from nmt.models.from_data import use_data
 from nmt.ranks import Ranks
 from nmt.registry import build, discover, find
 from nmt.tasks.interfaces import Task
 from nmt.training.average import average_tensors
 from nmt.training.checkpoint import Checkpoint, CheckpointFiles, describe, model_files
+from nmt.training.checkpoint_store import CheckpointStore
 from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
 from nmt.training.logger import RunLogger, SilentLogger
@@ -37,17 +39,20 @@ from nmt.training.options import Metric, Parallel, Precision, TrainOptions
 from nmt.training.parallel import distribute
 from nmt.training.randomness import seed_process
 from nmt.training.resume import restore_newest
-from nmt.training.run_folder import CheckpointStore, adopt_config, check_config, check_links
+from nmt.training.run_folder import adopt_config, check_config, check_links
 from nmt.training.run_lock import run_lock
 from nmt.training.run_manifest import Continued, Origin, Start, append_entry
 from nmt.training.signals import Interrupted, StopSignals
 from nmt.training.training_state import Learner, Progress
-from nmt.training.update import Updater, UpdateResult
+from nmt.training.update import SMALLER, Updater, UpdateResult
 from nmt.training.validation import validation_loss, validation_quality
 from nmt.training.warm_start import warm_start, weights_digest
 from nmt.training.window import Window, dealt, gathered
 
 logger = logging.getLogger(__name__)
+
+LESS_VALIDATED = "lower validate.max_tokens or validate.beam, or give validate.translate=false"
+"""What to change where validation takes too much memory."""
 
 DEFAULT_PATIENCE = 5
 """``train.patience`` where nothing else ends a training."""
@@ -82,7 +87,7 @@ class Trainer:
         )
         self.corpora = self._open_corpora()
         self.corpus = self.corpora[0]
-        begun = Continued(self.folder) if self.store.newest_first() else None
+        begun = Continued(self.folder) if self.store.begun else None
         self.start = Start([Origin(str(c.folder), c.digest) for c in self.corpora], self._first_weights(begun))
         if begun is not None:
             begun.check(self.start)
@@ -95,11 +100,16 @@ class Trainer:
         config = config.copy()
         config.validate.metric = self.metric.value
         config.mix = None if set(options.mix or [1.0]) == {1.0} else options.mix
-        model: SequenceModel = task.build_model(options.model, self.corpus.vocabularies)
+        with explaining_shortage("while the model is made", SMALLER):
+            model: SequenceModel = task.build_model(options.model, self.corpus.vocabularies)
         self.batches = self._make_batches(self._longest(model))
-        if options.init_from is not None and begun is None:
-            warm_start(model, options.init_from, self.corpus.vocabularies)
-        self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
+        if begun is None:
+            known = set[str]()
+            if options.init_from is not None:
+                known = warm_start(model, options.init_from, self.corpus.vocabularies, self._described(config))
+            use_data(model, lambda side: torch.from_numpy(self.batches.word_counts(side)), known)
+        with explaining_shortage(f"while the model is brought to {self.device}", SMALLER):
+            self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
         self.model = model
         self.criterion: Criterion = build("criterion", options.criterion, key="criterion").to(self.device)
         self.schedule: Schedule = build(
@@ -128,6 +138,12 @@ class Trainer:
             what = "train.precision=fp16" if loop.precision is Precision.fp16 else "compile=true"
             raise ConfigError(
                 f"train.parallel={loop.parallel.value} does not go with {what}; valid option: train.parallel=replicate"
+            )
+        kept = self.options.checkpoints
+        if kept.average > kept.keep_last:
+            raise ConfigError(
+                f"checkpoints.average={kept.average} needs as many checkpoints, but checkpoints.keep_last="
+                f"{kept.keep_last}; raise checkpoints.keep_last, or lower checkpoints.average"
             )
         for slot in ("criterion", "optimizer", "schedule"):
             find(slot, getattr(self.options, slot).get("name"), slot)
@@ -231,16 +247,17 @@ class Trainer:
             for folder in (self.folder, self.store.folder):
                 settle_all(folder)
             extendable = not self.schedule.uses_total
-            begun = Continued(self.folder) if self.store.newest_first() else None
+            begun = Continued(self.folder) if self.store.begun else None
             if begun is not None:
                 begun.check(self.start)
             adopt_config(self.folder, self.config, extendable=extendable, processes=self.ranks.world)
             if begun is not None:
                 begun.say_moved(self.start)
+            self.store.restore_links()
+            if begun is not None and not self.store.newest_first():
+                raise DataError(f"{self.store.folder}: holds no checkpoint that training can go on from")
         restore_newest(self.learner, self.store, self.ranks)
         progress = self.learner.progress
-        if not progress.update:
-            self._order_words()
         parameters = sum(self.parallel.shape(p).numel() for p in self.parallel.parameters if p.requires_grad)
         if self.ranks.first:
             append_entry(
@@ -274,13 +291,6 @@ class Trainer:
                 return self._epochs()
         finally:
             self.log.close()
-
-    def _order_words(self) -> None:
-        """Tell the parts of a new model that rank words by frequency how often each occurs in the training data."""
-        for order in self.model.modules():
-            if isinstance(order, FrequencyOrder):
-                counts = [self.batches.word_counts(side) for side in sorted(order.sides)]
-                order.use(torch.from_numpy(sum(counts)))
 
     def _reached_end(self) -> bool:
         loop, progress = self.options.train, self.learner.progress
@@ -427,7 +437,7 @@ class Trainer:
         options = self.options.validate
         split = self.corpus.split("valid")
         place = (self.device, self.ranks, self.signals)
-        with self.parallel.evaluated() as model:
+        with explaining_shortage("while validating", LESS_VALIDATED), self.parallel.evaluated() as model:
             figures = validation_loss(model, self.criterion, split, options.max_tokens, *place)
             if self.translates:
                 model.eval()
@@ -462,16 +472,12 @@ class Trainer:
         progress.ranking.sort(key=lambda entry: sign * entry[0])  # stable: the older of two equals stays first
         del progress.ranking[self.options.checkpoints.keep_best :]
 
-    def _checkpoint_config(self, **more: Any) -> DictConfig:
-        node = describe(
-            self.corpus.vocabularies,
-            self.corpus.source_language or "",
-            self.corpus.target_language,
-            update=self.learner.progress.update,
-            **more,
+    def _described(self, config: DictConfig, **facts: Any) -> DictConfig:
+        """The configuration with what a checkpoint says of itself."""
+        merged = OmegaConf.create(OmegaConf.to_container(config))
+        merged.checkpoint = describe(
+            self.corpus.vocabularies, self.corpus.source_language or "", self.corpus.target_language, **facts
         )
-        merged = OmegaConf.create(OmegaConf.to_container(self.config))
-        merged.checkpoint = node
         return merged  # type: ignore[return-value]
 
     def _save(self) -> None:
@@ -488,7 +494,8 @@ class Trainer:
     def _model_files(
         self, tensors: dict[str, Tensor], state: dict[str, Any] | None = None, **facts: Any
     ) -> CheckpointFiles:
-        return model_files(tensors, self._checkpoint_config(**facts), self.corpus.vocabularies, state)
+        config = self._described(self.config, update=self.learner.progress.update, **facts)
+        return model_files(tensors, config, self.corpus.vocabularies, state)
 
     def _average_at_end(self, figures: dict[str, float]) -> dict[str, float]:
         """Average the newest checkpoints; the result becomes the best one if it is."""
@@ -497,7 +504,14 @@ class Trainer:
         name = f"average-{CheckpointStore.name(self.learner.progress.update)}"
         local = self.parallel.local()
         kept = {key: tensor.clone() for key, tensor in local.items()}
-        average = average_tensors(newest)
+        reason, average = None, dict[str, Tensor]()
+        try:
+            average = average_tensors(newest)
+        except DataError as error:
+            reason = str(error)
+        if reasons := [found for found in self.ranks.all_gather(reason) if found]:
+            logger.warning("checkpoints.average=%d is left out: %s", self.options.checkpoints.average, reasons[0])
+            return figures
         try:
             self.parallel.load(average, self.store.folder)
             measured = self._measure()

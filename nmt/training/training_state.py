@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from nmt.config import DataError
 from nmt.models.encoder_decoder import SequenceModel
+from nmt.models.from_data import check_from_data
 from nmt.training.checkpoint import (
     MODEL_FILE,
     STATE_FACTS,
     STATE_TENSORS,
     Checkpoint,
-    check_orders,
     read_tensors,
     save_tensors,
 )
@@ -160,10 +160,10 @@ class Learner:
         tensors, weights = read_tensors(state), read_tensors(model)
         raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
         self.parallel.check(weights, model)
-        check_orders(self.model, weights, model)
+        check_from_data(self.model, weights, model)
         if self.average.decay:
             self.parallel.check(raw, state)
-            check_orders(self.model, raw, state)
+            check_from_data(self.model, raw, state)
         check_random(tensors, self.parallel.ranks.rank, state)
         optimizer = {"state": self._optimizer_state(tensors, state), "param_groups": groups}
         return _Stored(weights, raw, optimizer, scaler, tensors, progress)

@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 from nmt.data.batch import Batch
+from nmt.memory import explaining_shortage
 from nmt.ranks import exchanging
 from nmt.training.interfaces import Criterion
 from nmt.training.options import LoopOptions, Precision
 from nmt.training.training_state import Learner
+
+LESS_AT_ONCE = (
+    "lower batch.max_tokens (and raise train.accumulate to keep the updates as large), batch.max_sentences or "
+    "batch.max_length, or give train.precision=bf16"
+)
+SMALLER = "choose a smaller model, train.ema=0, or several processes that share it (torchrun, train.parallel=shard)"
+"""What to change where memory runs out."""
 
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -86,7 +94,8 @@ class Updater:
             stop: this process was asked to stop; all learn of it in the result.
 
         Raises:
-            TrainingError: the loss is not finite, or memory ran out; names the update and the sentences or shape.
+            TrainingError: the loss is not finite; names the update and the sentences.
+            MemoryShortage: names the update and the shape of the batch, and what to change.
         """
         num_tokens = sum(batch.num_tokens for batch in batches)
         sums: dict[str, Tensor] = {}
@@ -94,16 +103,21 @@ class Updater:
         divisor = self.parallel.divisor(num_tokens)
         self.learner.scaler.scale(torch.zeros((), device=self.device))  # the scale must be there without batches too
         for batch in self.parallel.filled(batches, rounds):
-            try:
+            with explaining_shortage(self._at(batch), LESS_AT_ONCE):
                 output = self._backward(batch.to(self.device), divisor)
-            except RuntimeError as error:
-                raise self._explain(error, batch) from error
             if not batch.num_tokens:
                 continue  # it only kept the others company
             for name, value in output[0].items():
                 sums[name] = sums[name] + value if name in sums else value
             figures.update(output[1])
-        num_tokens, stop = self.parallel.reduce(num_tokens, stop)
+        with explaining_shortage(f"in the optimiser's step of update {self.learner.progress.update + 1}", SMALLER):
+            num_tokens, stop = self.parallel.reduce(num_tokens, stop)
+            grad_norm = self._step(lr, batches, sums)
+        padded = sum(batch.target.numel() for batch in batches)
+        return UpdateResult(sums, figures, num_tokens, padded, grad_norm, not math.isfinite(grad_norm), stop)
+
+    def _step(self, lr: float, batches: Sequence[Batch], sums: dict[str, Tensor]) -> float:
+        """Change the parameters by the gradient, unless it is not finite; its norm."""
         self.learner.scaler.unscale_(self.learner.optimizer)
         norm = self.parallel.grad_norm()
         torch.nn.utils.clip_grads_with_norm_(self.parallel.parameters, self.options.clip_norm or math.inf, norm)
@@ -119,8 +133,7 @@ class Updater:
         if not skipped:
             self.learner.progress.skipped_in_a_row = 0
             self.learner.average.update(self.learner.progress.update + 1)
-        padded = sum(batch.target.numel() for batch in batches)
-        return UpdateResult(sums, figures, num_tokens, padded, grad_norm, skipped, stop)
+        return grad_norm
 
     def _backward(self, batch: Batch, divisor: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with exchanging():  # layers that are sharded are gathered as they run
@@ -159,13 +172,10 @@ class Updater:
         num_tokens = max(1, sum(part["num_tokens"] for part in parts))
         return sum(part["loss"] for part in parts) / num_tokens, [i for part in parts for i in part["ids"]]
 
-    def _explain(self, error: RuntimeError, batch: Batch) -> Exception:
-        text = str(error)
-        if "out of memory" not in text and "allocate memory" not in text:
-            return error
+    def _at(self, batch: Batch) -> str:
+        """Where training is, for messages."""
         bsz, src_len = batch.src_tokens.shape
-        return TrainingError(
-            f"out of memory at update {self.learner.progress.update + 1} with a batch of {bsz} sentences, "
-            f"source length {src_len}, target length {batch.target.size(1)}; lower batch.max_tokens (and raise "
-            "train.accumulate to keep the updates as large)"
+        return (
+            f"at update {self.learner.progress.update + 1} with a batch of {bsz} sentences, source length {src_len}, "
+            f"target length {batch.target.size(1)}"
         )

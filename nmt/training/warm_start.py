@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 
+from omegaconf import DictConfig
 from torch import Tensor
 
 from nmt.config import ConfigError
 from nmt.models.encoder_decoder import SequenceModel
+from nmt.models.from_data import check_from_data
 from nmt.models.interfaces import Part
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.checkpoint import Checkpoint, model_tensors, read_tensors
+from nmt.training.differences import model_differences
+from nmt.untrusted import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +29,21 @@ def weights_digest(path: str) -> str:
     return Checkpoint.find(path, "init_from").digest()
 
 
-def warm_start(model: SequenceModel, path: str, vocabularies: VocabularyPair) -> None:
+def warm_start(model: SequenceModel, path: str, vocabularies: VocabularyPair, config: DictConfig) -> set[str]:
     """Give a new model the weights of a checkpoint, as far as they fit.
 
     A parameter of the same name and shape is taken as it is; components convert what they can of the others
-    (``Part.adopt``). What was taken and what was not is logged.
+    (``Part.adopt``). What was taken and what was not is logged, and so is every key in which the models differ: equal
+    shapes do not mean that a model does the same with them.
 
     Args:
         model: changed in place.
         path: a run or a checkpoint folder.
         vocabularies: of the model.
+        config: as a checkpoint of it would have it.
+
+    Returns:
+        The names of the tensors that now have values of the checkpoint.
 
     Raises:
         ConfigError: no checkpoint there, its vocabulary is another one, or nothing fits.
@@ -59,6 +68,14 @@ def warm_start(model: SequenceModel, path: str, vocabularies: VocabularyPair) ->
         *_named(own.keys() - taken - converted),
         *_named(found.keys() - taken - used),
     )
+    if differences := model_differences(checkpoint.config, config):
+        logger.warning(
+            "init_from=%s: its model is another one, and what fits was taken as it is (%s)",
+            path,
+            shorten(differences, 1000),
+        )
+    check_from_data(model, own, checkpoint.model_file)
+    return taken | converted
 
 
 def _fits(own: Tensor, found: Tensor) -> bool:

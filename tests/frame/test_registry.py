@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import pytest
 
 from nmt import registry
 from nmt.config import ConfigError, option
-from nmt.registry import NoOptions, build, declare_slot, discover, find, listing, register, slots
+from nmt.registry import NoOptions, build, completed, declare_slot, discover, find, listing, register, slots
 
 
 class Animal:
@@ -185,3 +186,26 @@ def test_importing_the_frame_loads_no_component() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_configuration_with_the_defaults_of_its_components() -> None:
+    class Fur(Enum):
+        short = "s"
+        long = "l"
+
+    @dataclass
+    class DogOptions:
+        fur: Fur = option(Fur.short)
+        tricks: list[str] = option(["sit"])
+        owner: str = option()
+
+    declare_slot("pet", key="zoo.{left,right}.pet", interface=Animal)
+    register("pet", "dog", options=DogOptions)(type("Dog", (Animal,), {}))
+    given = {"zoo": {"left": {"pet": {"name": "dog", "fur": "long"}}, "right": {"pet": {"name": "wolf"}}}, "n": 1}
+    whole = completed(given)
+    assert whole["zoo"]["left"]["pet"] == {"name": "dog", "fur": "long", "tricks": ["sit"]}
+    assert whole["zoo"]["right"]["pet"] == {"name": "wolf"}
+    assert given["zoo"] == {"left": {"pet": {"name": "dog", "fur": "long"}}, "right": {"pet": {"name": "wolf"}}}
+    assert completed({"zoo": {"left": {"pet": {"name": "dog"}}}})["zoo"]["left"]["pet"]["fur"] == "short"
+    for odd in ({"zoo": 3}, {"zoo": {"left": [1]}}, {"zoo": {"left": {"pet": {"name": ["dog"]}}}}, {}):
+        assert completed(odd) == odd

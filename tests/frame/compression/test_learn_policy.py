@@ -19,8 +19,8 @@ from nmt.compression.similarity_options import SimilarityOptions
 from nmt.config import ConfigError, compose, parse_options
 from nmt.registry import find
 from nmt.training.checkpoint import load_model
+from nmt.training.differences import flatten
 from nmt.training.options import TrainOptions
-from nmt.training.run_folder import flatten
 from nmt.training.trainer import Trainer
 
 

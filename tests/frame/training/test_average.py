@@ -44,29 +44,40 @@ def test_a_list_of_checkpoints(run: Path, tmp_path: Path) -> None:
     assert_close(load_file(tmp_path / "out" / MODEL)[name], (2 * a[name] + b[name]) / 3)
 
 
-def saved(folder: Path, **tensors: torch.Tensor) -> Checkpoint:
-    """A checkpoint of which nothing but the tensors is there."""
+def checkpoint_of(folder: Path, **tensors: torch.Tensor) -> Checkpoint:
+    """One with nothing but tensors and their digests."""
     folder.mkdir()
     save_file(tensors, folder / MODEL)
     write_sums(folder / SUMS_FILE)
     return Checkpoint(folder)
 
 
-def test_whole_numbers_come_from_the_last_and_dtypes_stay(tmp_path: Path) -> None:
-    got = average_tensors(
-        [
-            saved(tmp_path / name, half=torch.tensor([number], dtype=torch.float16), count=torch.tensor([number]))
-            for name, number in (("a", 1), ("b", 4))
-        ]
-    )
-    assert got == {"half": torch.tensor([2.5], dtype=torch.float16), "count": torch.tensor([4])}
+def test_a_count_comes_from_the_last_and_dtypes_stay(tmp_path: Path) -> None:
+    both = [
+        checkpoint_of(tmp_path / name, half=torch.tensor([number], dtype=torch.float16), count=torch.tensor(number))
+        for name, number in (("a", 1), ("b", 4))
+    ]
+    got = average_tensors(both)
+    assert got == {"half": torch.tensor([2.5], dtype=torch.float16), "count": torch.tensor(4)}
     assert got["half"].dtype == torch.float16
+
+
+def test_whole_numbers_have_no_mean(tmp_path: Path) -> None:
+    a, b, c = (
+        checkpoint_of(tmp_path / name, ranks=torch.tensor(ranks), mask=torch.tensor(mask))
+        for name, ranks, mask in (("a", [0, 1], [True]), ("b", [0, 1], [True]), ("c", [1, 0], [True]))
+    )
+    assert average_tensors([a, b])["ranks"].tolist() == [0, 1]
+    with pytest.raises(
+        DataError, match=r"c/model\.safetensors: ranks differs from .*a/model\.safetensors: there is no"
+    ):
+        average_tensors([a, c])
 
 
 def test_sums_are_in_float64(tmp_path: Path) -> None:
     """2^24 + 1 is no float32: there two ones would be lost, and the mean of the three be rounded to 5592405.5."""
     values = {"a": 2.0**24, "b": 1.0, "c": 1.0}
-    checkpoints = [saved(tmp_path / name, weight=torch.tensor([value])) for name, value in values.items()]
+    checkpoints = [checkpoint_of(tmp_path / name, weight=torch.tensor([value])) for name, value in values.items()]
     for order in (checkpoints, checkpoints[::-1]):
         assert average_tensors(order)["weight"].tolist() == [(2**24 + 2) / 3]
 
@@ -97,3 +108,40 @@ def test_other_models_do_not_fit(run: Path, checkpoint: Path, tmp_path: Path) ->
     write_sums(checkpoint / SUMS_FILE)
     with pytest.raises(DataError, match="was made with another vocabulary than"):
         average_checkpoints([str(checkpoint), last], None, str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("model.decoder.num_heads", 4, "model.decoder.num_heads: 2 there, 4 here"),
+        (
+            "model.encoder.feed_forward.activation",
+            "gelu",
+            "model.encoder.feed_forward.activation: relu there, gelu here",
+        ),
+        ("model.encoder.layer.norm_position", "post", "model.encoder.layer.norm_position: pre there, post here"),
+        ("model.norm.eps", 0.1, "model.norm.eps: 1e-05 there, 0.1 here"),
+        ("checkpoint.target_language", "in", "checkpoint.target_language: out there, in here"),
+    ],
+)
+def test_models_that_only_look_alike_are_not_averaged(
+    key: str, value: object, shown: str, run: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    config = OmegaConf.load(checkpoint / "config.yaml")
+    OmegaConf.update(config, key, value, force_add=True)
+    OmegaConf.save(config, checkpoint / "config.yaml")
+    write_sums(checkpoint / SUMS_FILE)
+    last = run / "checkpoints" / "last"
+    with pytest.raises(DataError) as caught:
+        average_checkpoints([str(checkpoint), str(last)], None, str(tmp_path / "out"))
+    there, _, here = shown.removeprefix(f"{key}: ").removesuffix(" here").partition(" there, ")
+    assert str(caught.value) == (f"{checkpoint}: another model than that of {last} ({key}: {there} there, {here} here)")
+
+
+def test_a_default_that_is_spelled_out_is_no_difference(run: Path, checkpoint: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(checkpoint / "config.yaml")
+    config.model.norm.eps = 1e-5
+    config.train.max_updates = 99
+    OmegaConf.save(config, checkpoint / "config.yaml")
+    write_sums(checkpoint / SUMS_FILE)
+    average_checkpoints([str(checkpoint), str(run / "checkpoints" / "last")], None, str(tmp_path / "out"))

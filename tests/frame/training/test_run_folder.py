@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from nmt.config import ConfigError
 from nmt.leftovers import scratch_name, settle_all
 from nmt.training.checkpoint import CheckpointFiles
-from nmt.training.run_folder import CheckpointStore, adopt_config, flatten
+from nmt.training.checkpoint_store import CheckpointStore
+from nmt.training.differences import flatten
+from nmt.training.run_folder import adopt_config
 
 CONFIG = {"model": {"dropout": 0.1, "layers": 2}, "train": {"max_updates": 5}, "run": "x", "threads": 1}
 

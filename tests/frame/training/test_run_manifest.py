@@ -75,6 +75,14 @@ def trained(train, caplog: pytest.LogCaptureFixture, *overrides: str) -> list[st
     return [message for message in caplog.messages if " before; " in message]
 
 
+def test_a_default_may_be_spelled_out(train, tmp_path: Path) -> None:
+    train(f"run={tmp_path / 'run'}", "train.max_updates=1")
+    spelled = ["model.norm.eps=1e-5", "criterion.label_smoothing=0.1", "model.encoder.self_attention.name=multihead"]
+    train(f"run={tmp_path / 'run'}", "train.max_updates=2", *spelled)
+    with pytest.raises(ConfigError, match=r"\(model\.norm\.eps: 1e-05 there, 0\.1 now\)"):
+        train(f"run={tmp_path / 'run'}", "train.max_updates=3", "model.norm.eps=0.1")
+
+
 def test_a_corpus_may_move(digits: Path, train, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Another spelling of its path, a list of one, a copy; the run itself too."""
     run, copy = tmp_path / "run", tmp_path / "copy"

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from nmt.data.batch import Batch
 from nmt.leftovers import settle_all
 from nmt.training.checkpoint import Checkpoint, CheckpointFiles, load_model
-from nmt.training.run_folder import CheckpointStore
+from nmt.training.checkpoint_store import CheckpointStore
 from nmt.training.signals import Interrupted, StopSignals
 from nmt.training.trainer import Trainer
 from nmt.training.update import TrainingError

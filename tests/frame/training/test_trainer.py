@@ -356,3 +356,35 @@ def test_several_corpora_by_weight(make_corpus, make_trainer, tmp_path: Path) ->
         make_trainer(f"corpus=[{first},{make_corpus(60, seed=7)}]", f"run={tmp_path / 'b'}", "train.max_epochs=1")
     with pytest.raises(ConfigError, match=r"mix=\[1\.0\] has 1 weights for 2 corpora"):
         make_trainer(corpora, "mix=[1]", f"run={tmp_path / 'b'}", "train.max_epochs=1")
+
+
+def test_an_average_needs_its_checkpoints(make_trainer, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_trainer(
+            f"run={tmp_path / 'run'}", "train.max_updates=1", "checkpoints.average=3", "checkpoints.keep_last=1"
+        )
+    assert str(caught.value) == (
+        "checkpoints.average=3 needs as many checkpoints, but checkpoints.keep_last=1; raise checkpoints.keep_last, or "
+        "lower checkpoints.average"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_has_no_mean_costs_the_average_and_not_the_training(
+    make_trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part of a plug-in may keep whole numbers that differ from checkpoint to checkpoint."""
+    overrides = ["train.max_updates=3", "checkpoints.every=1", "checkpoints.average=2"]
+    trainer = make_trainer(f"run={tmp_path / 'run'}", *overrides)
+    trainer.model.register_buffer("seen", torch.zeros(2, dtype=torch.int64))
+
+    def count(model: torch.nn.Module, _: object) -> None:
+        model.seen.add_(1)
+
+    trainer.model.register_forward_pre_hook(count)
+    with caplog.at_level("WARNING"):
+        trainer.fit()
+    [said] = caplog.messages
+    assert said.startswith("checkpoints.average=2 is left out: ")
+    assert "seen differs from" in said
+    assert trainer.learner.progress.finished

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from nmt.config import parse_options
 from nmt.data.batch import Batch, make_batch
 from nmt.data.corpus import Corpus
+from nmt.memory import MemoryShortage
 from nmt.ranks import Ranks
 from nmt.registry import build
 from nmt.training.ema import MovingAverage
@@ -180,7 +181,7 @@ def test_out_of_memory_names_the_batch(make_updater, batches) -> None:
     [batch] = batches([0, 1, 2])
     shape = f"3 sentences, source length {batch.src_tokens.size(1)}, target length {batch.target.size(1)}"
     with pytest.raises(
-        TrainingError, match=f"^out of memory at update 1 with a batch of {shape}; lower batch.max_tokens"
+        MemoryShortage, match=f"^out of memory at update 1 with a batch of {shape}; lower batch.max_tokens"
     ):
         updater([batch], lr=0.1)
 

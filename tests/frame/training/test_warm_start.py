@@ -49,6 +49,26 @@ def test_shared_attention_takes_its_part(run: Path, make_trainer, tmp_path: Path
     assert f"({layer}.around_cross.norm.bias, {layer}.around_cross.norm.weight)" in line
 
 
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("model.decoder.num_heads=4", "model.decoder.num_heads: 2 there, 4 here"),
+        ("model.norm.eps=0.1", "model.norm.eps: 1e-05 there, 0.1 here"),
+        ("model.decoder.feed_forward.activation=gelu", "model.decoder.feed_forward.activation: relu there, gelu here"),
+    ],
+)
+def test_what_differs_although_it_fits_is_said(
+    override: str, shown: str, run: Path, make_trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    make_trainer(f"run={tmp_path / 'new'}", "train.max_updates=1", f"init_from={run}", override)
+    found = [record for record in caplog.records if "another one" in record.message]
+    expected = f"init_from={run}: its model is another one, and what fits was taken as it is ({shown})"
+    assert [(record.levelname, record.message) for record in found] == [("WARNING", expected)]
+    [line] = [record.message for record in caplog.records if record.message.startswith("weights from")]
+    assert "0 converted, 0 left new; 0 of the checkpoint left over" in line
+
+
 def test_what_does_not_fit_stays_new(run: Path, make_trainer, tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.INFO)
     overrides = ["model.decoder.layers=3", "model.encoder.layers=1", "model.decoder.ffn_dim=20"]
