@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from multiprocessing import get_context
 
 import numpy as np
@@ -56,18 +57,26 @@ class Chunk:
     text_lengths: dict[str, IntArray] = field(default_factory=dict)
 
 
-def reason_to_drop(source: int, target: int, clean: CleanOptions) -> str | None:
-    """Why a pair of lengths (in tokens) is dropped, or None."""
-    shorter, longer = min(source, target), max(source, target)
-    if shorter == 0:
-        return "empty"
-    if shorter < clean.min_length:
-        return "too_short"
-    if clean.max_length is not None and longer > clean.max_length:
-        return "too_long"
-    if clean.max_ratio is not None and longer > clean.max_ratio * shorter:
-        return "ratio"
-    return None
+REASONS = ("empty", "too_short", "too_long", "ratio")
+"""Why a pair is dropped; the first that applies counts."""
+
+
+def reasons_to_drop(source: IntArray, target: IntArray, clean: CleanOptions) -> IntArray:
+    """Number in `REASONS` of why each pair is dropped; one beyond them for pairs that are kept.
+
+    Args:
+        source: tokens of each source (n,).
+        target: tokens of each target (n,).
+        clean: the limits.
+    """
+    shorter, longer = np.minimum(source, target), np.maximum(source, target)
+    reasons = [
+        shorter == 0,
+        shorter < clean.min_length,
+        longer > (math.inf if clean.max_length is None else clean.max_length),
+        longer > (math.inf if clean.max_ratio is None else clean.max_ratio * shorter),
+    ]
+    return np.select(reasons, range(len(REASONS)), default=len(REASONS))
 
 
 def encode_chunk(
@@ -87,21 +96,21 @@ def encode_chunk(
     chunk = Chunk(read=len(pairs))
     texts = {side: [pair[SIDES.index(side)] for pair in pairs] for side in sides}
     encoded = {side: getattr(vocabularies, side).encode_batch(lines) for side, lines in texts.items()}
-    kept: Sequence[int] = range(len(pairs))
+    lengths = {side: np.fromiter(map(len, rows), np.int64, count=len(rows)) for side, rows in encoded.items()}
+    kept = np.ones(len(pairs), bool)
     if clean is not None:
-        lengths = [[len(ids) for ids in pair] for pair in zip(*encoded.values())]  # one side counts as both
-        reasons = [reason_to_drop(each[0], each[-1], clean) for each in lengths]
-        chunk.dropped.update(reason for reason in reasons if reason is not None)
-        kept = [i for i, reason in enumerate(reasons) if reason is None]
+        reasons = reasons_to_drop(lengths[sides[0]], lengths[sides[-1]], clean)  # one side counts as both
+        counts = np.bincount(reasons, minlength=len(REASONS)).tolist()
+        chunk.dropped.update({reason: count for reason, count in zip(REASONS, counts) if count})
+        kept = reasons == len(REASONS)
     for side, rows in encoded.items():
         dtype = dtype_of("ids", len(getattr(vocabularies, side)))
-        chunk.lengths[side] = np.array([len(rows[i]) for i in kept], dtype=np.int64)
-        chunk.ids[side] = np.fromiter(
-            chain.from_iterable(rows[i] for i in kept), dtype, count=chunk.lengths[side].sum()
-        )
-        lines = [f"{texts[side][i]}\n".encode() for i in kept]
-        chunk.text[side] = b"".join(lines)
-        chunk.text_lengths[side] = np.array([len(line) for line in lines], dtype=np.int64)
+        ids = np.fromiter(chain.from_iterable(rows), dtype, count=int(lengths[side].sum()))
+        chunk.ids[side] = ids[np.repeat(kept, lengths[side])]
+        chunk.lengths[side] = lengths[side][kept]
+        chunk.text[side] = "".join(f"{line}\n" for line in compress(texts[side], kept)).encode()
+        ends = np.flatnonzero(np.frombuffer(chunk.text[side], np.uint8) == ord("\n")) + 1
+        chunk.text_lengths[side] = np.diff(ends, prepend=0)
     return chunk
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import lzma
 import zlib
 from collections.abc import Iterator
+from itertools import chain, zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import IO, cast
 
 from nmt.config import ConfigError, DataError
 
 SUFFIXES = ("", ".gz", ".xz")
 MAX_LINE_BYTES = 1 << 24
 """Of one line: memory must not grow with a file that never ends its line, such as 16 GiB of zeros in 16 MiB of xz."""
+
+READ_BYTES = 1 << 20
+"""Read at once, at most; of a pipe what is there."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -33,9 +37,9 @@ def find_text(prefix: str | Path, language: str) -> Path:
     raise ConfigError(f"no such file: {prefix}.{language} (nor the same with .gz or .xz)")
 
 
-def _decompressed(suffix: str, raw: IO[bytes]) -> IO[bytes]:
+def _decompressed(suffix: str, raw: io.BufferedReader) -> io.BufferedIOBase:
     if suffix == ".gz":
-        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+        return gzip.GzipFile(fileobj=raw)
     if suffix == ".xz":
         return lzma.LZMAFile(raw)
     return raw
@@ -57,7 +61,7 @@ class TextFile:
         self.size = path.stat().st_size
         self.lines = 0
         self.digest = hashlib.sha256()
-        self._raw: IO[bytes] = path.open("rb")
+        self._raw = path.open("rb")
         self._stream = _decompressed(path.suffix, self._raw)
 
     def __enter__(self) -> TextFile:
@@ -81,24 +85,43 @@ class TextFile:
             DataError: a line is not UTF-8 or too long, or the compressed data is damaged.
         """
         try:
-            while raw := self._stream.readline(MAX_LINE_BYTES + 1):
-                self.lines += 1
-                if len(raw) > MAX_LINE_BYTES:
-                    raise DataError(f"{self.path}:{self.lines}: longer than {MAX_LINE_BYTES >> 20} MiB; is it text?")
-                self.digest.update(raw)
-                yield self._text(raw)
+            for content in self._contents():
+                yield from self._split(content)
         except (EOFError, OSError, MemoryError, lzma.LZMAError, zlib.error) as error:
             raise DataError(f"{self.path}: damaged or truncated after line {self.lines} ({error})") from error
 
-    def _text(self, raw: bytes) -> str:
-        if self.lines == 1:
-            raw = raw.removeprefix(BYTE_ORDER_MARK)
+    def _contents(self) -> Iterator[bytes]:
+        """Whole lines as they come in, many at a time, without the byte-order mark at the start."""
+        mark = BYTE_ORDER_MARK
+        rest = bytearray()  # of a line that has not ended
+        while block := self._stream.read1(READ_BYTES):
+            self.digest.update(block)
+            end = block.rfind(b"\n") + 1
+            if len(rest) + (block.find(b"\n") + 1 or len(block)) > MAX_LINE_BYTES:
+                raise DataError(f"{self.path}:{self.lines + 1}: longer than {MAX_LINE_BYTES >> 20} MiB; is it text?")
+            if end:
+                yield (bytes(rest) + block[:end]).removeprefix(mark)
+                mark = b""
+                rest.clear()
+            rest += block[end:]
+        if rest:
+            yield bytes(rest).removeprefix(mark)
+
+    def _split(self, content: bytes) -> Iterator[str]:
+        """Whole lines, one by one."""
         try:
-            return raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+            lines = content.decode("utf-8").split("\n")
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.path}:{self.lines}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1})"
-            ) from error
+            start = content.rfind(b"\n", 0, error.start) + 1
+            if start:
+                yield from self._split(content[:start])
+            byte, column = content[error.start], error.start - start + 1
+            raise DataError(f"{self.path}:{self.lines + 1}: not UTF-8 (byte {byte:#04x} at column {column})") from error
+        if content.endswith(b"\n"):
+            lines.pop()
+        for line in lines:
+            self.lines += 1
+            yield line.removesuffix("\r")
 
 
 class MonolingualText:
@@ -167,17 +190,15 @@ class ParallelText:
             DataError: the files have different numbers of lines (both are given), or one cannot be read.
         """
         source, target = iter(self.source), iter(self.target)
-        while True:
-            left, right = next(source, None), next(target, None)
+        for left, right in zip_longest(source, target):
             if left is None or right is None:
                 break
             yield left, right
-        if left is not None or right is not None:
-            for _ in source:
-                pass
-            for _ in target:
-                pass
-            raise DataError(
-                f"{self.source.path} has {self.source.lines} lines but {self.target.path} has {self.target.lines}: "
-                "line n of one must translate line n of the other"
-            )
+        else:
+            return
+        for _ in chain(source, target):
+            pass
+        raise DataError(
+            f"{self.source.path} has {self.source.lines} lines but {self.target.path} has {self.target.lines}: "
+            "line n of one must translate line n of the other"
+        )

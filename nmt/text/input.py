@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from nmt.config import ConfigError
 from nmt.data.reader import TextFile
@@ -19,7 +21,7 @@ class StandardInput(TextFile):
         self.path = Path("standard input")
         self.size = self.lines = 0
         self.digest = hashlib.sha256()
-        self._raw = self._stream = sys.stdin.buffer
+        self._raw = self._stream = cast(io.BufferedReader, sys.stdin.buffer)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -48,12 +48,12 @@ class SentencePieces(Segmentation):
 
     def encode_batch(self, lines: Sequence[str]) -> list[list[int]]:
         with _characters(*lines):
-            rows = self._processor.encode(list(lines), num_threads=1) if lines else []
-        return [self._each_unknown(line, list(ids)) for line, ids in zip(lines, rows)]
+            rows: list[list[int]] = self._processor.encode(list(lines), num_threads=1) if lines else []
+        return [self._each_unknown(line, ids) for line, ids in zip(lines, rows)] if self.of_words else rows
 
     def _each_unknown(self, line: str, ids: list[int]) -> list[int]:
         """The same ids with one unk for every unknown word: the library makes one of all that stand side by side."""
-        if UNK not in ids or not self.of_words:
+        if UNK not in ids:
             return ids
         counts = (max(1, piece.count("▁")) for piece in self.pieces(line))
         return [i for index, count in zip(ids, counts) for i in [index] * (count if index == UNK else 1)]

@@ -3,11 +3,12 @@ import hashlib
 import json
 import lzma
 
+import numpy as np
 import pytest
 
 from nmt.config import ConfigError, DataError
 from nmt.data import binarise
-from nmt.data.binarise import CleanOptions, chunked, encode_chunk, encode_stream, reason_to_drop
+from nmt.data.binarise import REASONS, CleanOptions, chunked, encode_chunk, encode_stream, reasons_to_drop
 from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches
 from nmt.data.options import BatchOptions
@@ -141,11 +142,13 @@ def test_a_vocabulary_can_be_reused(raw, corpus, corpus_folder, prepare, tmp_pat
     ],
 )
 def test_reasons_to_drop(source, target, reason):
-    assert reason_to_drop(source, target, CleanOptions(min_length=2, max_length=10, max_ratio=2.0)) == reason
+    clean = CleanOptions(min_length=2, max_length=10, max_ratio=2.0)
+    assert (*REASONS, None)[reasons_to_drop(np.array(source), np.array(target), clean)] == reason
 
 
 def test_limits_can_be_switched_off():
-    assert reason_to_drop(1, 10**6, CleanOptions(min_length=1, max_length=None, max_ratio=None)) is None
+    clean = CleanOptions(min_length=1, max_length=None, max_ratio=None)
+    assert reasons_to_drop(np.array([1]), np.array([10**6]), clean).tolist() == [len(REASONS)]
 
 
 def test_only_training_pairs_are_dropped_and_counted(raw, write, prepare, tmp_path):

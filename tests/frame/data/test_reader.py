@@ -1,6 +1,8 @@
+import contextlib
 import gzip
 import hashlib
 import lzma
+import os
 import tracemalloc
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nmt.config import ConfigError, DataError
+from nmt.data import reader
 from nmt.data.reader import MAX_LINE_BYTES, ParallelText, TextFile, find_text
 
 TEXT = "eins\nzwei\u2028noch zwei\x85\x0b\x0c\x1c und zwei\n\n  vier \u00a0\n"
@@ -72,6 +75,48 @@ def test_plain_comes_before_compressed(tmp_path):
     assert find_text(tmp_path / "a", "de").name == "a.de.gz"
     (tmp_path / "a.de").write_bytes(b"x\n")
     assert find_text(tmp_path / "a", "de").name == "a.de"
+
+
+PARTS = ["a", "ж", "\ufeff", "\r", "\n", "\x85", "\0"]
+CONTENTS = st.lists(st.sampled_from([*(part.encode() for part in PARTS), b"\xff"]), max_size=30).map(b"".join)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(content=CONTENTS, size=st.integers(1, 9))
+def test_how_much_is_read_at_once_does_not_matter(content, size, tmp_path):
+    path = tmp_path / "a.de"
+    path.write_bytes(content)
+    raw = content.removeprefix("\ufeff".encode()).split(b"\n")
+    if content.endswith(b"\n") or not content:
+        raw.pop()
+    bad = next((number for number, line in enumerate(raw) if b"\xff" in line), len(raw))
+    message = "never raised"
+    if bad < len(raw):
+        message = rf"a\.de:{bad + 1}: not UTF-8 \(byte 0xff at column {raw[bad].index(0xFF) + 1}\)"
+    found = []
+    with pytest.MonkeyPatch.context() as patch, TextFile(path) as text:
+        patch.setattr(reader, "READ_BYTES", size)
+        with pytest.raises(DataError, match=message) if bad < len(raw) else contextlib.nullcontext():
+            for number, line in enumerate(text, 1):
+                found.append(line)
+                assert text.lines == number
+            assert text.digest.hexdigest() == hashlib.sha256(content).hexdigest()
+    assert found == [line.decode().removesuffix("\r") for line in raw[:bad]]
+
+
+@pytest.mark.timeout(20)
+def test_lines_of_a_pipe_are_there_when_they_are_written(tmp_path):
+    os.mkfifo(tmp_path / "a.de")
+    handle = os.open(tmp_path / "a.de", os.O_RDWR)
+    try:
+        with TextFile(tmp_path / "a.de") as text:
+            lines = iter(text)
+            os.write(handle, b"one\ntwo\nthr")
+            assert [next(lines), next(lines)] == ["one", "two"]
+            os.write(handle, b"ee\n")
+            assert next(lines) == "three"
+    finally:
+        os.close(handle)
 
 
 def test_a_missing_text_says_what_was_looked_for(tmp_path):
