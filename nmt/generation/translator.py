@@ -14,7 +14,7 @@ from nmt.device import Device, torch_device
 from nmt.generation.defaults import read_defaults, resolve_search
 from nmt.generation.forced import score_ids
 from nmt.generation.hypothesis import FailedLines, Hypothesis, perplexity
-from nmt.generation.options import GenerationBatchOptions, LengthNorm, Precision, SearchOptions
+from nmt.generation.options import GenerationBatchOptions, LengthNorm, Precision, Sampling, SearchOptions
 from nmt.generation.translate import translate_ids
 from nmt.memory import explaining_shortage
 from nmt.models.encoder_decoder import SequenceModel
@@ -159,8 +159,9 @@ class Translator:
             if prefixes is not None:
                 raise ConfigError("prefix: a language model continues the lines of input; leave prefix out")
             sources, given = _some(sources), sources
-        batch = batch or GenerationBatchOptions()
-        with explaining_shortage(f"while searching with beam {options.beam}", _less(batch, "search.beam")):
+        batch, rows = batch or GenerationBatchOptions(), "beam" if options.sampling is Sampling.none else "nbest"
+        less = _less(batch, f"search.{rows}", "search.max_length_offset")
+        with explaining_shortage(f"while searching with {rows} {options.rows}", less):
             return translate_ids(
                 self.models,
                 sources,

@@ -65,8 +65,10 @@ def test_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     translator = nmt.load(GOLDEN)
     less = r"lower batch\.max_tokens \(now \d+\), batch\.max_sentences"
     monkeypatch.setattr(translator.models[0], "encode", failing(CUDA))
-    with pytest.raises(MemoryShortage, match=rf"^out of memory while searching with beam 3; {less}, search\.beam, or "):
-        translator.translate(["one"], beam=3)
+    for given, rows in (({"beam": 3}, "beam"), ({"nbest": 3, "sampling": "random"}, "nbest")):
+        more = rf"search\.{rows}, search\.max_length_offset, or give precision=bf16$"
+        with pytest.raises(MemoryShortage, match=rf"^out of memory while searching with {rows} 3; {less}, {more}"):
+            translator.translate(["one"], **given)
     monkeypatch.setattr(translator.models[0], "forward", failing(CUDA))
     with pytest.raises(MemoryShortage, match=rf"^out of memory while scoring; {less}, or give precision=bf16$"):
         translator.score(["one"], ["unu"])

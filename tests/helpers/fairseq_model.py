@@ -235,7 +235,7 @@ def check(
         theirs = expected[range(len(right) + 1), [*right, EOS]].tolist()
         known = [i for i, row in enumerate([*right, EOS]) if row != UNK]
         assert [found.token_lprobs[i] for i in known] == pytest.approx([theirs[i] for i in known], abs=1e-4)
-    options = SearchOptions(beam=1, max_length_ratio=0, max_length_offset=12)
+    options = SearchOptions(beam=1, min_length=0, max_length_ratio=0, max_length_offset=12)
     for source, (best,) in zip(sources, ours.hypotheses(sources, options), strict=True):
         words = [model.words["eo"][row] for row in greedy(model, model.rows("en", source), 12)]
         assert [ours.vocabularies.target.piece(i).rstrip("'") for i in best.ids] == words
