@@ -103,10 +103,14 @@ def speedup(measured: Measured, base: Measured) -> float:
 
 
 class Progress:
-    """Passes done, with the time left; a line every ``LINE_SECONDS``."""
+    """Passes done, with the time left; a line every ``LINE_SECONDS``.
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+    Args:
+        expected: how long each pass takes, as far as is known: in seconds or in proportion.
+    """
+
+    def __init__(self, expected: Sequence[float]) -> None:
+        self.expected, self.done = expected, 0
         self.started = self.shown = time.monotonic()
 
     def advance(self, what: object) -> None:
@@ -115,8 +119,8 @@ class Progress:
         now = time.monotonic()
         if now - self.shown >= LINE_SECONDS:
             self.shown = now
-            left = (now - self.started) / self.done * (self.total - self.done)
-            logger.info("%d of %d passes | %s | ETA %.0f s", self.done, self.total, what, left)
+            left = (now - self.started) / sum(self.expected[: self.done]) * sum(self.expected[self.done :])
+            logger.info("%d of %d passes | %s | ETA %.0f s", self.done, len(self.expected), what, left)
 
 
 def measure(
@@ -166,16 +170,18 @@ def measure(
             else:
                 _add(found, group, [_timed(value) for value in before])
     wanted = [*untranslated, *(cell for turn in turns for cell in turn.cells)]
-    progress = Progress(len(wanted))
     with _workers([cell.spec for cell in wanted], settings) as workers:
+        costs = {cell: _warm_up(workers[cell.spec], cell, sample) for cell in dict.fromkeys(wanted)}
+        expected = [costs[cell] * _size(lines) for cell in untranslated]
+        expected += [costs[cell] * _size(sample) + SETTLE_SECONDS for turn in turns for cell in turn.cells]
+        progress = Progress(expected)
+        if wanted:
+            logger.info("measuring takes about %.0f s: %d passes", sum(expected), len(expected))
         for cell in untranslated:
             output = workers[cell.spec].translate(lines, cell.search, cell.batch).output
             found[cell].translated(output)
             kept.put(asdict(output), kind="translations", lines=whole, **cell.identity())
             progress.advance(cell.spec)
-        cold = {cell for turn in turns for cell in turn.cells} - set(untranslated)
-        for cell in (cell for cell in cells if cell in cold):
-            workers[cell.spec].translate(sample[: max(WARM_UP_LINES, cell.batch)], cell.search, cell.batch)
         for turn in turns:
             passes = []
             for cell in turn.cells:
@@ -186,6 +192,18 @@ def measure(
             kept.put([asdict(one) for one in passes], **turn.what)
             _add(found, turn.cells, passes)
     return found
+
+
+def _warm_up(worker: Worker, cell: Cell, sample: Sequence[str]) -> float:
+    """Seconds a character, about: a few lines after a first one, for which much is done once."""
+    few = sample[: max(WARM_UP_LINES, cell.batch)]
+    worker.translate(few[:1], cell.search, cell.batch)
+    return worker.translate(few, cell.search, cell.batch).seconds / _size(few)
+
+
+def _size(lines: Sequence[str]) -> int:
+    """Characters, ends of lines counted."""
+    return sum(len(line) + 1 for line in lines)
 
 
 @dataclass(frozen=True)
@@ -218,7 +236,7 @@ def measure_starts(cells: Sequence[Cell], sample: Sequence[str], settings: Setti
         if before is not None:
             found[cell] = Start(**{**before, "loaded": Loaded(**before["loaded"])})
     missing = [cell for cell in cells if cell not in found]
-    progress = Progress(len(missing))
+    progress = Progress([1.0] * len(missing))
     for cell in missing:
         longest = sorted(sample, key=len)[-cell.batch :]
         begin = time.perf_counter()

@@ -120,6 +120,7 @@ def benchmark(
         # One line in, one line out is what latency is measured by, whatever rows were asked for.
         alone = [Cell(spec, search(options, beam), 1) for beam in options.beams for spec in specs]
         cells = list(dict.fromkeys([*wanted, *alone]))
+        logger.info("%d rows: each system is started by itself for each; how long the rest takes follows", len(wanted))
         starts = measure_starts(wanted, sample, settings, kept)
         quality = references is not None
         found = measure(cells, lines, sample, settings, repeats=options.repeats, quality=quality, kept=kept)

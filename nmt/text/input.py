@@ -49,7 +49,7 @@ def open_text(path: str, key: str) -> TextFile:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror or error})") from error
 
 
-def read_lines(path: str, key: str) -> list[str]:
+def read_lines(path: str, key: str = "text") -> list[str]:
     """All lines of a text file, or of standard input; see `open_text`.
 
     Raises:

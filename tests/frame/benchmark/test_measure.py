@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_a_stopped_measurement_goes_on(
     needed = FakeWorker.calls
     folder, stops, found = tmp_path / "kept", 0, None
     while found is None:
-        FakeWorker.calls, FakeWorker.most = 0, 9
+        FakeWorker.calls, FakeWorker.most = 0, 13
         try:
             found = both(Kept(folder, {"threads": 1}))
         except Stopped:
@@ -147,4 +148,36 @@ def test_a_stopped_measurement_goes_on(
     other = [replace(cell, spec=replace(cell.spec, digest="c")) for cell in cells[:1]]
     FakeWorker.calls = 0
     measure(other, lines, lines[:3], settings, repeats=2, quality=True, kept=Kept(folder, {"threads": 1}))
-    assert FakeWorker.calls == 5
+    assert FakeWorker.calls == 7
+
+
+def test_says_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second a line of ten characters: one pass over 40 lines and three over 20 for each of two systems."""
+
+    def translate(self: FakeWorker, lines: Sequence[str], search: Search, batch: int) -> Timed:
+        return Timed(Translations(list(lines), len(lines)), float(len(lines)), [1.0] * len(lines))
+
+    monkeypatch.setattr(FakeWorker, "translate", translate)
+    monkeypatch.setattr(measuring, "Worker", FakeWorker)
+    monkeypatch.setattr(measuring, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "LINE_SECONDS", 0.0)
+    cells = [Cell(SystemSpec("nmt", name, "fp32", name), GREEDY, 4) for name in "ab"]
+    lines = ["123456789"] * 40
+    with caplog.at_level(logging.INFO):
+        measure(cells, lines, lines[:20], settings, repeats=3, quality=True, kept=Kept())
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0] == "measuring takes about 200 s: 8 passes"
+    assert told[1].startswith("1 of 8 passes | nmt fp32 a | ETA ")
+    assert told[-1] == "8 of 8 passes | nmt fp32 b | ETA 0 s"
+
+
+def test_the_time_left_weighs_the_passes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    clock = iter([0.0, 20.0, 50.0])
+    monkeypatch.setattr(measuring.time, "monotonic", lambda: next(clock))
+    progress = measuring.Progress([10.0, 20.0, 40.0])
+    with caplog.at_level(logging.INFO):
+        progress.advance("a")
+        progress.advance("b")
+    assert [record.getMessage() for record in caplog.records] == ["2 of 3 passes | b | ETA 67 s"]

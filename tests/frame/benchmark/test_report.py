@@ -12,7 +12,7 @@ from nmt.benchmark.figure import distinct_names, name_points, new_figure, scale_
 from nmt.benchmark.hypotheses import write_hypotheses
 from nmt.benchmark.report import COLUMNS, check_folder, markdown, pareto_front, table, write_report
 from nmt.config import ConfigError
-from nmt.text.scoring import read_lines
+from nmt.text.input import read_lines
 
 FACTS: dict[str, Any] = {
     "command": ["nmt-bench", "checkpoint=a"],

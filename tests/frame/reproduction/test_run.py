@@ -15,8 +15,8 @@ from nmt.reproduction.make import RunFailed, make_all
 from nmt.reproduction.options import RecipeOptions, ReproduceOptions
 from nmt.reproduction.plan import Job, plan, trials
 from nmt.reproduction.run import run_recipe
+from nmt.text.input import read_lines
 from nmt.text.scoring import bleu as bleu_of
-from nmt.text.scoring import read_lines
 
 RECIPE: dict[str, Any] = {
     "name": "depth",
