@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nmt.files import write_files
+from nmt.files import remove_folder, write_files
 
 HYPOTHESES_FOLDER, SUFFIX = "hypotheses", ".hyp.xz"
 
@@ -44,11 +44,10 @@ def write_hypotheses(
         row["hypotheses"] = f"{HYPOTHESES_FOLDER}/{name}{SUFFIX}"
     folder = out / HYPOTHESES_FOLDER
     files = {f"{name}{SUFFIX}": _writer(lines) for name, lines in named.items()}
-    before = [path.name for path in folder.glob(f"*{SUFFIX}")]
-    if files or before:
-        write_files(folder, files, before)
-    if before and not files:
-        folder.rmdir()
+    if files:
+        write_files(folder, files, [path.name for path in folder.glob(f"*{SUFFIX}")])
+    elif folder.is_dir():
+        remove_folder(folder)
 
 
 def _writer(lines: Sequence[str]) -> Callable[[Path], Any]:

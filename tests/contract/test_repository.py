@@ -22,7 +22,19 @@ LAYERS = [
     ["models"],
     ["data", "text"],
     ["kernels"],
-    ["registry", "untrusted", "files", "leftovers", "ranks", "config", "overrides", "limits", "device", "provenance"],
+    [
+        "registry",
+        "untrusted",
+        "files",
+        "leftovers",
+        "ranks",
+        "config",
+        "overrides",
+        "limits",
+        "device",
+        "memory",
+        "provenance",
+    ],
 ]
 """A part of ``nmt`` imports from its own line or from lines below."""
 RANK = {part: line for line, parts in enumerate(LAYERS) for part in parts}
@@ -246,7 +258,7 @@ def test_json_has_one_reader() -> None:
 
 def test_files_take_their_places_in_one_way() -> None:
     """``nmt.files`` flushes and replaces, ``nmt.leftovers`` clears; the store of a run moves what has its own lock."""
-    allowed = {"nmt/files.py", "nmt/leftovers.py", "nmt/training/run_folder.py"}
+    allowed = {"nmt/files.py", "nmt/leftovers.py", "nmt/training/checkpoint_store.py"}
     banned = (
         r".*\.(rename|rmtree|rmdir|unlink|symlink_to|mkstemp|NamedTemporaryFile)|(os|shutil)\.(replace|remove|move)"
     )

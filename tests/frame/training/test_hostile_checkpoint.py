@@ -245,7 +245,7 @@ def test_weights_that_are_no_numbers_end_a_translation(checkpoint: Path) -> None
     for value in (float("nan"), float("inf"), 1e38):
         save_file({name: torch.full_like(tensor, value) for name, tensor in load_file(path).items()}, path)
         reseal(checkpoint)
-        with pytest.raises(DataError, match="the model gives log-probabilities that are not numbers"):
+        with pytest.raises(DataError, match="checkpoint gives log-probabilities that are not numbers"):
             nmt.load(checkpoint).translate(["1 2 3", ""], beam=3)
 
 
