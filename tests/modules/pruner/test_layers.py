@@ -252,7 +252,7 @@ def test_search_passes_over_what_components_refuse(numbered: Loaded, monkeypatch
     [
         ({"encoder": []}, "method.encoder=[]: give at least one layer to keep"),
         ({"encoder": [0, 4]}, "method.encoder=[0, 4]: 4 is not a layer; model.encoder has layers 0 to 3"),
-        ({"decoder": [-1, 0]}, "method.decoder=[-1, 0]: -1 is not a layer; model.decoder has layers 0 to 2"),
+        ({"decoder": [-1, 0]}, "method.decoder=-1 is out of range: it must be at least 0"),
         ({"encoder": ["a"]}, "method.encoder=['a']: a is not a layer; model.encoder has layers 0 to 3"),
         ({"encoder": [True]}, "method.encoder=[True]: True is not a layer; model.encoder has layers 0 to 3"),
         ({"encoder": [0, 0]}, "method.encoder=[0, 0] must be ascending, each layer once"),
