@@ -180,7 +180,7 @@ def test_sweeps_of_functions_are_hydras() -> None:
 FIXED = {"reproduce": ["recipe=deep_shallow"]}
 """What must be given beside the texts."""
 
-OWN_RULES = {"bench": ["peers", "precision"], "generate": ["corpus", "prefix", "search.no_repeat_except"]}
+OWN_RULES = {"bench": ["peers", "precision"], "generate": ["corpus", "prefix", "score_target"]}
 OWN_RULES |= {"reproduce": ["recipe.name", "recipe.baseline"]}
 """Texts with few values, or that exclude each other."""
 
