@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nmt.files import staged_file, staged_folder, write_text
+from nmt.files import staged_file, staged_folder, write_files, write_folder, write_text
 from nmt.leftovers import BEFORE, DECIDED, claim, is_leftover, scratch_name, settle, settle_all
 
 
@@ -76,6 +76,15 @@ def test_what_a_live_process_writes_stays(tmp_path: Path, clear) -> None:  # typ
         assert os.waitpid(child, 0)[1] == 0
     assert (tmp_path / "out" / "a").read_text() == "mine"
     assert (tmp_path / "out.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("write", [
+    lambda out: write_folder(out, {}), lambda out: write_files(out, {}, ()), lambda out: write_text(out, "text"),
+])  # fmt: skip
+def test_who_writes_the_same_output_clears(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    abandoned(tmp_path / "out")
+    write(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
 
 
 def test_two_processes_that_write_the_same(tmp_path: Path) -> None:
