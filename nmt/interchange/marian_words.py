@@ -42,14 +42,16 @@ def read_words(path: Path, size: int) -> Words:
     """
     rows = _read_pieces(path, size) if path.suffix in PIECES else _read_yaml(path, size)
     names = {row: word for word, row in rows.items()}
-    special = []
+    special = {}
     for row, word in enumerate((EOS, UNK)):
         other = names.get(row, "") in NEMATUS[row] and path.suffix not in PIECES
         found = row if other else rows.get(word)
         if found is None:
             raise DataError(f"{path}: {word} is missing")
-        special.append(found)
-    return Words(rows, size + 1, size, size, *special, str(path), frozenset({EOS}), absent=frozenset({size}))
+        special[word] = found
+    rows = {word: row for word, row in rows.items() if row not in special.values()} | special
+    silent, absent = frozenset({EOS}), frozenset({size})
+    return Words(rows, size + 1, size, size, special[EOS], special[UNK], str(path), silent, absent)
 
 
 def _read_pieces(path: Path, size: int) -> dict[str, int]:

@@ -30,8 +30,7 @@ def align_pair(words: tuple[Words, Words], files: tuple[Path, Path]) -> tuple[Al
     content = [read_bytes(file, MAX_MODEL_BYTES) for file in files]
     pieces = [model.startswith(SENTENCEPIECE_START) for model in content]
     if pieces[0] != pieces[1]:
-        other, one = files if pieces[1] else files[::-1]
-        raise DataError(f"{other}: not a sentencepiece model, but {one} is one")
+        raise DataError(f"{files[pieces[0]]}: not a sentencepiece model, but {files[pieces[1]]} is one")
     same_words = words[0].rows == words[1].rows
     if pieces[0]:  # one list of words has the pieces of both models
         models = [{str(file): model} for file, model in zip(files, content)]
