@@ -219,15 +219,29 @@ def read_yaml(path: Path) -> DictConfig:
     Raises:
         DataError: missing, too long, not YAML, not a mapping, or more than plain values.
     """
-    raw = read_bytes(path, MAX_YAML_BYTES)
+    return parse_yaml(read_bytes(path, MAX_YAML_BYTES), str(path))
+
+
+def parse_yaml(raw: bytes, name: str) -> DictConfig:
+    """What `read_yaml` makes of a file's content.
+
+    Args:
+        raw: UTF-8, of ``MAX_YAML_BYTES`` at most.
+        name: where it lies, for messages.
+
+    Raises:
+        DataError: not YAML, not a mapping, or more than plain values.
+    """
     try:
+        if len(raw) > MAX_YAML_BYTES:
+            raise ValueError(f"{len(raw)} bytes")
         text = raw.decode()
         _check_events(text)
         config = OmegaConf.load(io.StringIO(text))
     except Exception as error:  # the two libraries let a dozen kinds out
-        raise DataError(f"{path}: not a configuration ({shorten(error, 200)})") from error
+        raise DataError(f"{name}: not a configuration ({shorten(error, 200)})") from error
     if not isinstance(config, DictConfig):
-        raise DataError(f"{path}: not a configuration (no keys at the top)")
+        raise DataError(f"{name}: not a configuration (no keys at the top)")
     return config
 
 

@@ -7,12 +7,10 @@ have slightly other frequencies than the paper's, so they are taken over as a ta
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nmt.config import ConfigError, DataError
@@ -21,6 +19,7 @@ from nmt.interchange.imported import Imported, check_tensors, order_words, vocab
 from nmt.interchange.inert import Record, show
 from nmt.interchange.layers import count_layers, take, to_ours
 from nmt.interchange.pieces import Words
+from nmt.interchange.positions import sinusoids
 from nmt.interchange.standard import StackShape, model_node
 from nmt.interchange.subwords import align_pair
 from nmt.interchange.torch_file import TorchFile
@@ -308,12 +307,3 @@ def _positions(
     ours = {"embedding.source.positions": tables["encoder"][:length].contiguous()}
     ours["embedding.target.positions"] = tables["decoder"][:length].contiguous()
     return "learned", length, ours
-
-
-def sinusoids(length: int, dim: int) -> Tensor:
-    """The table of fairseq: all sines, then all cosines, frequencies from 1 to 1 / 10000; float32 (length, dim)."""
-    half = dim // 2
-    frequency = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
-    angle = torch.arange(length).float()[:, None] * frequency
-    table = torch.cat([angle.sin(), angle.cos()], dim=1)
-    return torch.cat([table, table.new_zeros(length, dim - 2 * half)], dim=1)

@@ -10,8 +10,13 @@ from nmt.interchange.beside import Given, given_files
 from nmt.interchange.fairseq import read_fairseq
 from nmt.interchange.imported import Imported, write_imported
 from nmt.interchange.marian import read_huggingface
+from nmt.interchange.marian_npz import read_marian
 
-READERS: dict[str, Callable[[Path, Given], Imported]] = {"fairseq": read_fairseq, "hf": read_huggingface}
+READERS: dict[str, Callable[[Path, Given], Imported]] = {
+    "fairseq": read_fairseq,
+    "hf": read_huggingface,
+    "marian": read_marian,
+}
 
 
 def import_checkpoint(
@@ -20,8 +25,8 @@ def import_checkpoint(
     """Write a model of another toolkit as a checkpoint. No file of it is unpickled.
 
     Args:
-        format: ``fairseq`` (a Transformer with its dictionaries and sentencepiece model) or ``hf`` (a Marian folder of
-            Hugging Face transformers, such as OPUS-MT's).
+        format: ``fairseq`` (a Transformer with its dictionaries and sub-words), ``hf`` (a Marian folder of Hugging Face
+            transformers, such as OPUS-MT's) or ``marian`` (Marian's own ``.npz`` with its vocabularies).
         path: what to read.
         out: folder to write; must not exist. It appears whole or not at all.
         vocabulary: file of the words, or a list of two, source and target; None: found beside the model.

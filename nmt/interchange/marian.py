@@ -17,13 +17,13 @@ from nmt.config import ConfigError, DataError
 from nmt.interchange.beside import Given
 from nmt.interchange.imported import Imported, check_tensors, order_words, vocabulary_pair
 from nmt.interchange.layers import count_layers, to_ours
-from nmt.interchange.pieces import Aligned, Words, align, check_words
+from nmt.interchange.pieces import Aligned, Words
 from nmt.interchange.standard import StackShape, model_node
 from nmt.interchange.stream import halves_from_turns
+from nmt.interchange.subwords import align_pair
 from nmt.interchange.torch_file import TorchFile
-from nmt.text.vocabulary import MAX_MODEL_BYTES
 from nmt.training.checkpoint import MAX_TABLES, read_tensors
-from nmt.untrusted import read_bytes, read_json, shorten
+from nmt.untrusted import read_json, shorten
 
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "silu", "swish": "silu"}
 POSITION_TOLERANCE = 2e-3
@@ -187,18 +187,9 @@ def _align(
 ) -> tuple[Aligned, Aligned]:
     separate = bool(tokenizer.get("separate_vocabs", False))
     files = (path / "vocab.json", path / ("target_vocab.json" if separate else "vocab.json"))
-    words, models = [], []
-    for side, file, size in zip(("source", "target"), files, sizes):
-        words.append(_words(file, size, config, str(tokenizer.get("unk_token") or "<unk>")))
-        model = path / f"{side}.spm"
-        models.append(read_bytes(model, MAX_MODEL_BYTES))
-    made_by = {str(path / f"{side}.spm"): model for side, model in zip(("source", "target"), models)}
-    for one in words:
-        check_words(one, made_by)
-    target = align(models[1], str(path / "target.spm"), words[1], produced=True)
-    if models[0] == models[1] and words[0] == words[1]:
-        return target, target
-    return align(models[0], str(path / "source.spm"), words[0], produced=False), target
+    unk = str(tokenizer.get("unk_token") or "<unk>")
+    source, target = (_words(file, size, config, unk) for file, size in zip(files, sizes))
+    return align_pair((source, target), (path / "source.spm", path / "target.spm"))
 
 
 def _words(file: Path, size: int, config: dict[str, Any], unk: str) -> Words:

@@ -39,6 +39,7 @@ class Words:
         unk: row of unknown words.
         name: where they come from, for messages.
         silent: words that decode to nothing.
+        absent: rows of padding and start that the foreign model does not have: they cannot be produced.
     """
 
     rows: Mapping[str, int]
@@ -49,6 +50,14 @@ class Words:
     unk: int
     name: str
     silent: frozenset[str] = frozenset()
+    absent: frozenset[int] = frozenset()
+
+    def special(self) -> tuple[list[int], list[bool]]:
+        """Rows of pad, bos, eos and unk, and which of them cannot be produced."""
+        rows = [self.pad, self.start, self.eos, self.unk]
+        never = [row in self.absent for row in rows]
+        never[1] |= self.start in (self.pad, self.eos)
+        return rows, never
 
 
 @dataclass(frozen=True)
@@ -85,14 +94,14 @@ def align(model: bytes, name: str, words: Words, *, produced: bool) -> Aligned:
     reserved = {piece for piece, _ in specials}
     kept = [piece for piece in proto.pieces if piece.piece not in reserved and piece.type != UNKNOWN]
     kept = [piece for piece in kept if piece.type != CONTROL or piece.piece in words.rows]
-    rows = [words.pad, words.start, words.eos, words.unk]
-    never = [False, words.start in (words.pad, words.eos), False, False]
+    rows, never = words.special()
     rows += [words.rows.get(piece.piece, words.unk) for piece in kept]
     never += [piece.piece not in words.rows for piece in kept]
     entries = [(piece, kind, 0.0) for piece, kind in specials]
     entries += [(piece.piece, piece.type, piece.score) for piece in kept]
     if produced:
-        extra = extra_words(words, {row for row, absent in zip(rows, never) if not absent}, {e[0] for e in entries})
+        covered = words.absent | {row for row, absent in zip(rows, never) if not absent}
+        extra = extra_words(words, covered, {piece for piece, *_ in entries})
         lowest = min((piece.score for piece in kept), default=0.0) - 1
         # "Unused" pieces are kept out of the segmentation, and are text when they are generated.
         entries += [(piece, CONTROL if silent else UNUSED, lowest) for piece, silent, _ in extra]
@@ -144,7 +153,7 @@ def _specials(proto: Any) -> list[tuple[str, int]]:
     return [("<pad>", CONTROL), ("<s>", CONTROL), ("</s>", CONTROL), (unknown, UNKNOWN)]
 
 
-def extra_words(words: Words, covered: set[int], taken: set[str]) -> list[tuple[str, bool, int]]:
+def extra_words(words: Words, covered: Collection[int], taken: set[str]) -> list[tuple[str, bool, int]]:
     """Every row that has no sub-word yet: (name, whether it is silent, row), in the order of the rows.
 
     Args:

@@ -225,8 +225,13 @@ def model_node(
     max_positions: int,
     scale: bool,
     output_bias: bool,
+    decoder_self_attention: str = "multihead",
+    eps: float = 1e-5,
 ) -> dict[str, Any]:
-    """The node ``model`` of a standard Transformer with layer norms; arguments as in `StandardTransformer`."""
+    """The node ``model`` of a standard Transformer with layer norms; arguments as in `StandardTransformer`.
+
+    Its decoder may have another component in the place of self-attention.
+    """
     stacks: dict[str, Any] = {}
     for side, shape in (("encoder", encoder), ("decoder", decoder)):
         stacks[side] = {
@@ -240,11 +245,12 @@ def model_node(
             "stack": {"name": "sequential", "layer_drop": 0.0},
         }
     stacks["decoder"] |= {"name": "autoregressive", "cross_attention": {"name": "multihead"}}
+    stacks["decoder"]["self_attention"] = {"name": decoder_self_attention}
     embedding = {"share": share, "positions": positions, "max_positions": max_positions, "scale": scale}
     return {
         **stacks,
         "embedding": {"name": "learned", **embedding},
-        "norm": {"name": "layer_norm", "eps": 1e-5},
+        "norm": {"name": "layer_norm", "eps": eps},
         "output": {"name": "linear", "bias": output_bias},
         "dropout": 0.1,
         "attention_dropout": 0.0,

@@ -30,15 +30,19 @@ def align_pair(words: tuple[Words, Words], files: tuple[Path, Path]) -> tuple[Al
     content = [read_bytes(file, MAX_MODEL_BYTES) for file in files]
     pieces = [model.startswith(SENTENCEPIECE_START) for model in content]
     if pieces[0] != pieces[1]:
-        raise DataError(f"{files[0]} and {files[1]}: one is a sentencepiece model, the other is not")
-    one = content[0] == content[1] and words[0].rows == words[1].rows
-    target = _align(content[1], files[1], words[1], pieces[1], produced=True)
-    return target if one else _align(content[0], files[0], words[0], pieces[0], produced=False), target
+        raise DataError(f"{files[pieces[0]]}: not a sentencepiece model, but {files[pieces[1]]} is one")
+    same_words = words[0].rows == words[1].rows
+    if pieces[0]:  # one list of words has the pieces of both models
+        models = [{str(file): model} for file, model in zip(files, content)]
+        for one, own in zip(words, models):
+            check_words(one, {**models[0], **models[1]} if same_words else own)
+    joint = same_words and content[0] == content[1]
+    target = _align(content[1], files[1], words[1], produced=True)
+    return target if joint else _align(content[0], files[0], words[0], produced=False), target
 
 
-def _align(content: bytes, file: Path, words: Words, pieces: bool, *, produced: bool) -> Aligned:
-    if pieces:
-        check_words(words, {str(file): content})
+def _align(content: bytes, file: Path, words: Words, *, produced: bool) -> Aligned:
+    if content.startswith(SENTENCEPIECE_START):
         return align(content, str(file), words, produced=produced)
     return align_codes(content, str(file), words)
 
@@ -62,13 +66,13 @@ def align_codes(content: bytes, name: str, words: Words) -> Aligned:
         raise DataError(f"{name}: {len(lines)} codes, but {MAX_PIECES} are the most that are read")
     codes = Codes(lines, name)
     check_share(words, set(codes.products()) | _characters(words), [name])
-    rows = [words.pad, words.start, words.eos, words.unk]
+    rows, never = words.special()
     extra = extra_words(words, set(rows), set(SPECIAL_WORDS))
     silent = [word for word, is_silent, _ in extra if is_silent]
     model = byte_pair_file(lines, [word for word, *_ in extra], silent)
-    never = torch.zeros(len(rows) + len(extra), dtype=torch.bool)
-    never[1] = words.start in (words.pad, words.eos)
-    return Aligned(Vocabulary(model, name), torch.tensor([*rows, *(row for *_, row in extra)]), never)
+    rows += [row for *_, row in extra]
+    never += [False] * len(extra)
+    return Aligned(Vocabulary(model, name), torch.tensor(rows), torch.tensor(never))
 
 
 def _characters(words: Words) -> set[str]:

@@ -9,15 +9,19 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from marian_model import SSRU, Marian, train_spm
 from safetensors.torch import load_file, save_file
 
 from nmt.config import DataError
 from nmt.interchange.export import export_checkpoint
 from nmt.interchange.importing import import_checkpoint
+from nmt.interchange.marian_words import read_words
+from nmt.interchange.npz import read_npz
 from nmt.interchange.torch_file import TorchFile
 from nmt.text.vocabulary import VocabularyPair
 
@@ -146,3 +150,46 @@ def test_many_names_of_one_large_storage(tmp_path: Path) -> None:
     file = TorchFile(path)
     with pytest.raises(DataError, match="its tensors claim more than the file holds"):
         file.tensors(file.value, "it")
+
+
+# --- files of Marian --------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(data=st.data())
+def test_any_weights_are_imported_or_refused(
+    data: st.DataObject, tmp_path: Path, texts: Any, only_refused: Any
+) -> None:
+    folder = tmp_path / "marian"
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.spm").write_bytes(train_spm(texts[0], 27))
+    model = Marian((27, 27), **data.draw(st.sampled_from([{}, SSRU, {"tied-embeddings-all": False}])))
+    name = data.draw(st.sampled_from(sorted(model.weights)))
+    shape = data.draw(st.lists(st.sampled_from([0, 1, 2, 16, 27]), max_size=3))
+    dtype = data.draw(st.sampled_from([np.float32, np.float16, np.int8, np.float64]))
+    model.weights[data.draw(st.sampled_from([name, name, "x", f"{name}x"]))] = np.zeros(shape, dtype)
+    model.save(folder / "model.npz")
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    only_refused(lambda: import_checkpoint("marian", folder, tmp_path / "out"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_archive_of_numbers_is_read_or_refused(
+    data: st.DataObject, tmp_path: Path, spoilt_bytes: Any, only_refused: Any
+) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.zeros((2, 3), np.float32), b=np.ones((1, 4), np.float16), c=np.zeros(0, np.int8))
+    path.write_bytes(spoilt_bytes(data, path.read_bytes()))
+    only_refused(lambda: read_npz(path, "it"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_list_of_words_is_read_or_refused(
+    data: st.DataObject, tmp_path: Path, spoilt_bytes: Any, only_refused: Any
+) -> None:
+    path = tmp_path / "vocab.yml"
+    good = "</s>: 0\n<unk>: 1\n\"\\\"\\x41\\u00e4\\n\": 2\n'it''s': 3\n? word\n: 4\n~: 5\n"
+    path.write_bytes(spoilt_bytes(data, good.encode()))
+    only_refused(lambda: read_words(path, 9))
