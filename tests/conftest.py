@@ -108,6 +108,8 @@ def _presets(command: str, chosen: tuple[str, ...]) -> DictConfig:
 
 def composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """What ``compose`` returns, many times as fast: the files of a choice of presets are read once."""
+    if any(text.startswith("~") for text in overrides):  # what goes must go in its turn
+        return compose(command, overrides)
     groups = _groups(command)
     rewritten = [to_hydra(text, command_schema(command), groups=groups) for text in overrides]
     values = [text for text in rewritten if text.startswith("++")]

@@ -47,6 +47,9 @@ FLAGS = (
 ONLY_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of the operating system that nothing but writing can have, where they name no file."""
 
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""The environment variable with which users ask for tracebacks."""
+
 HYDRA_OPTIONS = """\
 Options of every command: --cfg job (print the configuration and stop), --multirun (sweep over comma-separated values),
 --config-dir DIR (more presets), --shell-completion install=bash (for eval), --version, --hydra-help."""
@@ -63,8 +66,7 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
     share_cores()
     guard_streams()
     program = f"nmt-{command}"
-    full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us; Hydra's own report is many lines
+    full_error = os.environ.get(FULL_ERROR)
     level = logging.INFO if _rank() == 0 else logging.WARNING  # of several processes the first one tells what goes on
     log_messages(level)
     before = signal.signal(signal.SIGTERM, _terminated(os.getpid()))
@@ -72,7 +74,8 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
     def task(config: DictConfig) -> None:
         try:
             config = reset_switched(config, HydraConfig.get().overrides.task)
-            function(parse_options(schema, config), config)
+            with _variable(FULL_ERROR, full_error):  # as commands that this one starts should find it
+                function(parse_options(schema, config), config)
             sys.stdout.flush()  # while a reader that left can still be told from a mistake
         except Exception as error:
             if full_error:
@@ -86,7 +89,8 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
         if "--version" in sys.argv[1:]:
             print(f"{program} {nmt.__version__}")
             return
-        with _scratch(sys.argv[1:]) as scratch:
+        # With the variable set, exceptions reach us; Hydra's own report is many lines.
+        with _scratch(sys.argv[1:]) as scratch, _variable(FULL_ERROR, "1"):
             sys.argv[1:] = _hydra_arguments(command, schema, sys.argv[1:], scratch)
             hydra.main(version_base="1.3", config_path="pkg://nmt.conf", config_name=command)(task)()
         if _one_of_many():
@@ -101,6 +105,20 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
         raise SystemExit(_report(program, error)) from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    """An environment variable with another value, or with none, for a while."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _terminated(owner: int) -> Callable[[int, FrameType | None], None]:

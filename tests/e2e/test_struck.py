@@ -54,7 +54,6 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], None]
         module = import_module(f"nmt.commands.{name}")
 
         def run() -> None:
-            monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)  # set by the command before
             monkeypatch.setattr(sys, "argv", [f"nmt-{name}", *map(str, arguments)])
             module.main()
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from nmt.commands.app import run_app
 from nmt.config import ConfigError
+from nmt.text.scoring import ScoreOptions
 
 ROOT = Path(__file__).parents[3]
 
@@ -244,3 +246,18 @@ def test_no_command_loads_torch_before_it_runs() -> None:
     names = sorted(p.stem for p in (ROOT / "nmt" / "commands").glob("[a-z]*.py"))
     check = f"import sys, {', '.join(f'nmt.commands.{name}' for name in names)}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+@pytest.mark.parametrize("given", [None, "", "1"])
+def test_the_wish_for_tracebacks_stays_the_users(
+    given: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Hydra needs the variable while it composes; commands that a command starts must not find it set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["nmt-score", "hypothesis=a", "reference=b"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", given or "")
+    if given is None:
+        monkeypatch.delenv("HYDRA_FULL_ERROR")
+    seen = []
+    run_app("score", ScoreOptions, lambda options, config: seen.append(os.environ.get("HYDRA_FULL_ERROR")))
+    assert seen == [given] == [os.environ.get("HYDRA_FULL_ERROR")]

@@ -82,7 +82,6 @@ def test_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = [f"checkpoint={run}", "out=half", "method=layers", "method.encoder=every_other", "method.decoder=[0]"]
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # the command sets it, for itself alone
     monkeypatch.setattr(sys, "argv", ["nmt-prune", *given])
     command.main()
     assert capsys.readouterr().out.startswith("half: layers: encoder [0, 2], decoder [0]; ")
