@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -99,8 +100,9 @@ def test_every_field_comes_back(train, make_trainer, tmp_path: Path) -> None:
     assert not [path for path, value in saved.items() if not alike(value, restored[path])]
 
 
-def test_master_weights_moments_and_average_are_float32(train, tmp_path: Path) -> None:
-    trainer = train(f"run={tmp_path / 'run'}", *OVERRIDES)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_master_weights_moments_and_average_are_float32(precision: str, train, tmp_path: Path) -> None:
+    trainer = train(f"run={tmp_path / 'run'}", *OVERRIDES, f"train.precision={precision}")
     found = {path: leaf.dtype for path, leaf in state(trainer).items() if isinstance(leaf, Tensor)}
     floating = {path: dtype for path, dtype in found.items() if dtype.is_floating_point}
     assert set(floating.values()) == {torch.float32}
