@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from nmt.commands.app import run_app
+from nmt.commands import app
 from nmt.config import ConfigError
 from nmt.text.scoring import ScoreOptions
 
@@ -259,5 +260,34 @@ def test_the_wish_for_tracebacks_stays_the_users(
     if given is None:
         monkeypatch.delenv("HYDRA_FULL_ERROR")
     seen = []
-    run_app("score", ScoreOptions, lambda options, config: seen.append(os.environ.get("HYDRA_FULL_ERROR")))
+    app.run_app("score", ScoreOptions, lambda options, config: seen.append(os.environ.get("HYDRA_FULL_ERROR")))
     assert seen == [given] == [os.environ.get("HYDRA_FULL_ERROR")]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "writing: No space left on device"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_an_error_without_a_name_is_one_of_writing_only_where_it_can_be_nothing_else(
+    error: OSError, message: str
+) -> None:
+    assert app._message(error) == message
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_named(cli, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("a\n")
+    given = [f"checkpoint={ROOT}/tests/golden/checkpoint", f"input={tmp_path}/in", "device=cpu"]
+    done = cli("generate", *given, "output=/dev/full")
+    assert (done.code, done.err.splitlines()[-1]) == (1, "nmt-generate: error: /dev/full: No space left on device")
+    words = [sys.executable, "-m", "nmt.commands.generate", *given, "output=-"]
+    environment = {**os.environ, "HYDRA_FULL_ERROR": ""}
+    with open("/dev/full", "wb") as full:
+        started = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert started.returncode == 1
+    assert started.stderr.splitlines()[-1] == "nmt-generate: error: standard output: No space left on device"

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import nmt
 from nmt.commands.streams import Messages, OneLine, visible
+from nmt.training.checksums import SUMS_FILE, write_sums
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/golden"
@@ -71,12 +72,14 @@ def hostile_component(folder: Path) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["model"]["norm"] = {"name": HOSTILE}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
+    write_sums(folder / SUMS_FILE)
 
 
 def hostile_tensors(folder: Path) -> None:
     shutil.copytree(GOLDEN / "checkpoint", folder)
     header = json.dumps({HOSTILE: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, ensure_ascii=False).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    write_sums(folder / SUMS_FILE)
 
 
 def hostile_corpus(folder: Path) -> None:
