@@ -59,8 +59,11 @@ FIXED: dict[str, tuple[Any, ...]] = {
 RECURRENT = {"dec-cell": ("ssru",), "layer-normalization": (False,), "dec-cell-base-depth": (1, 2)}
 """The same where the decoder is recurrent."""
 
-SEARCH = {"beam": 12, "length_penalty": 0.0, "min_length": 0, "max_length_ratio": 3.0, "max_length_offset": 3}
-"""The defaults of ``marian-decoder``: ``--beam-size 12 --normalize 0 --max-length-factor 3``."""
+SEARCH: dict[str, Any] = {
+    **{"beam": 12, "length_penalty": 0.0, "min_length": 0, "max_length_ratio": 3.0, "max_length_offset": 3},
+    "ban_unk": True,
+}
+"""The defaults of ``marian-decoder``: ``--beam-size 12 --normalize 0 --max-length-factor 3``, no ``--allow-unk``."""
 
 
 def read_marian(path: Path, given: Given) -> Imported:
@@ -222,7 +225,7 @@ def _shape(
 
 def _search(file: Path) -> dict[str, Any]:
     """The decoder's settings, where Marian wrote them beside the model, and its defaults."""
-    found: dict[str, Any] = dict(SEARCH)
+    found = dict(SEARCH)
     beside = (file.with_name(f"{file.name}.decoder.yml"), file.with_name("decoder.yml"))
     path = next((path for path in beside if path.is_file()), None)
     settings = {} if path is None else read_yaml(path)
@@ -233,6 +236,7 @@ def _search(file: Path) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | kind):
             raise DataError(f"{path}: {key}={shorten(repr(value))} must be a number")
         found[ours] = kind(value)
+    found["ban_unk"] = settings.get("allow-unk") is not True
     if settings.get("word-penalty"):
         log.warning("%s: word-penalty has no counterpart here and is left out", path)
     return found

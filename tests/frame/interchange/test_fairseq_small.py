@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
+import nmt
 from nmt.commands.generate import main as generate
-from nmt.config import parse_options
 from nmt.generation.options import SearchOptions
-from nmt.generation.translator import Translator
 from nmt.interchange.importing import import_checkpoint
 from nmt.training.checkpoint import Checkpoint
 
@@ -37,18 +36,15 @@ def imported(shared_data: Path, tmp_path_factory: Any) -> Path:
 
 
 def test_the_search_of_fairseq_is_carried(imported: Path) -> None:
-    carried = {"min_length": 1, "max_length_ratio": 0.0, "max_length_offset": 200}
-    usual = SearchOptions()
-    assert Checkpoint.find(imported).config.search == {k: v for k, v in carried.items() if v != getattr(usual, k)}
+    assert Checkpoint.find(imported).config.search == {"max_length_ratio": 0.0, "max_length_offset": 200}
+    assert SearchOptions().min_length == 1
 
 
 def test_lines_are_those_of_fairseq(imported: Path, texts: Any) -> None:
     sources, expected = texts
     places = [line - 1 for line in EMPTY_BEGINS] + list(range(0, 1000, 50))
-    options = parse_options(SearchOptions, Checkpoint.find(imported).config.search, key="search")
-    translator = Translator.load(imported, device="cpu")
-    found = translator.hypotheses([sources[i] for i in places], options)
-    assert [translator.text(best) for best, *_ in found] == [expected[i] for i in places]
+    found = nmt.load(imported, device="cpu").translate([sources[i] for i in places])
+    assert found == [expected[i] for i in places]
 
 
 @pytest.mark.slow

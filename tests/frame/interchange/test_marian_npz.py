@@ -217,21 +217,17 @@ def carried(folder: Path) -> dict[str, Any]:
 
 def test_the_search_of_marian_is_carried(texts, tmp_path) -> None:
     write(tmp_path / "marian", texts)
-    found = carried(tmp_path / "marian")
-    expected = {"beam": 12, "length_penalty": 0.0, "max_length_ratio": 3.0, "max_length_offset": 3, "min_length": 0}
-    usual = SearchOptions()
-    assert {key: found[key] for key in expected if expected[key] != getattr(usual, key)} == {
-        key: value for key, value in expected.items() if value != getattr(usual, key)
-    }
+    lengths = {"min_length": 0, "max_length_ratio": 3.0, "max_length_offset": 3}
+    assert carried(tmp_path / "marian") == {"beam": 12, "length_penalty": 0.0, "ban_unk": True, **lengths}
 
 
 @pytest.mark.parametrize("name", ["model.npz.decoder.yml", "decoder.yml"])
 def test_the_settings_of_its_decoder_are_carried(name, texts, tmp_path, caplog) -> None:
     write(tmp_path / "marian", texts)
-    text = "models:\n  - /train/model.npz\nbeam-size: 6\nnormalize: 0.6\nword-penalty: 0.1\n"
+    text = "models:\n  - /train/model.npz\nbeam-size: 6\nnormalize: 0.6\nword-penalty: 0.1\nallow-unk: true\n"
     (tmp_path / "marian" / name).write_text(text)
     found = carried(tmp_path / "marian")
-    assert (found["beam"], found["length_penalty"]) == (6, 0.6)
+    assert (found["beam"], found["length_penalty"], "ban_unk" in found) == (6, 0.6, False)
     assert "word-penalty has no counterpart" in caplog.text
 
 
