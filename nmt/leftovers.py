@@ -53,16 +53,18 @@ def claim(target: Path, *, folder: bool) -> tuple[Path, int]:
     """
     while True:
         path = scratch_name(target)
-        if folder:
-            path.mkdir()
-        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        _lock(handle)
-        try:  # whoever looked between the two lines before took it for a leftover
-            if os.path.samestat(os.fstat(handle), os.lstat(path)):
-                return path, handle
-        except FileNotFoundError:
-            pass
-        os.close(handle)
+        try:
+            if folder:
+                path.mkdir()
+            handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            _lock(handle)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.lstat(path)):
+                    return path, handle
+        except BaseException:  # a signal, too
+            remove(path)
+            raise
+        os.close(handle)  # whoever looked before it was locked took it for a leftover
 
 
 @contextlib.contextmanager

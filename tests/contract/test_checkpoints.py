@@ -27,6 +27,7 @@ from nmt.reproduction.plan import Job
 from nmt.training.average import average_checkpoints
 from nmt.training.checkpoint import Checkpoint, load_model, model_tensors
 from nmt.training.checksums import DamagedError
+from nmt.training.warm_start import warm_start
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "checkpoint"
@@ -93,12 +94,18 @@ def test_a_training_writes_digests(train: Any, tmp_path: Path) -> None:
 READERS: dict[str, Callable[[Path, Path], object]] = {
     "load": lambda checkpoint, _: nmt.load(checkpoint),
     "ensemble": lambda checkpoint, _: nmt.load([GOLDEN, checkpoint]),
-    "average": lambda checkpoint, out: average_checkpoints([str(GOLDEN), str(checkpoint)], None, str(out)),
+    "average": lambda checkpoint, out: average_checkpoints([str(checkpoint), str(GOLDEN)], None, str(out)),
+    "init_from": lambda checkpoint, _: warm_started(checkpoint),
     "prune": pruned,
     "export": lambda checkpoint, out: export_checkpoint(checkpoint, "hf", out),
     "bench": lambda checkpoint, _: load_system(SystemSpec(OWN, "x", "fp32", str(checkpoint)), Device.cpu, 1, []),
     "reproduce": lambda checkpoint, out: _start(Job("x", 1, out, "prune", (), source=checkpoint)),
 }
+
+
+def warm_started(checkpoint: Path) -> None:
+    loaded = load_model(GOLDEN)
+    warm_start(loaded.model, str(checkpoint), loaded.vocabularies, loaded.config)
 
 
 def flip(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -61,14 +62,17 @@ def test_one_that_has_no_equal_is_kept(copy: Path, run: Path, train, caplog: pyt
 
 
 def test_nothing_that_differs_is_deleted(tmp_path: Path) -> None:
+    """If only by its bytes: of the same size and time it is still another one."""
     store = CheckpointStore(tmp_path, keep_last=2, keep_best=1)
-    for name, text in {store.name(1): "1", store.name(2): "2", "last": "2", "best": "other"}.items():
+    for name, text in {store.name(1): "1", store.name(2): "2", "last": "2", "best": "3"}.items():
         CheckpointFiles({"model.safetensors": lambda path, text=text: path.write_text(text)}).write(tmp_path / name)
+        for path in (tmp_path / name).iterdir():
+            os.utime(path, (0, 0))
     assert store.begun
     store.restore_links()
     assert (tmp_path / "last").readlink() == Path("update-00000002")
     assert (tmp_path / "best").readlink() == Path("copied-best-1")
-    assert (tmp_path / "copied-best-1" / "model.safetensors").read_text() == "other"
+    assert (tmp_path / "copied-best-1" / "model.safetensors").read_text() == "3"
     names = ["best", "copied-best-1", "last", "update-00000001", "update-00000002"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
