@@ -16,11 +16,8 @@ import torch
 from torch import Tensor
 
 from nmt.config import DataError
-from nmt.text.model_proto import parse_model
+from nmt.text.model_proto import CONTROL, UNKNOWN, UNUSED, parse_model
 from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-"""Types of pieces in a sentencepiece model (``ModelProto.SentencePiece.Type``)."""
 
 FOREIGN_SHARE = 0.05
 """Words that are no pieces: with more than this, the two files do not belong together."""

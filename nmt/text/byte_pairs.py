@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from nmt.config import DataError
-from nmt.text.segmentation import BOS, EOS, PAD, UNK, Segmentation
+from nmt.text.segmentation import BOS, EOS, PAD, UNK, Draw, Segmentation
 from nmt.untrusted import parse_json, shorten, typed
 
 SEPARATOR = "@@"
@@ -161,7 +161,7 @@ class BytePairs(Segmentation):
     def encode_batch(self, lines: Sequence[str]) -> list[list[int]]:
         return [[self._ids.get(piece, UNK) for piece in self._codes.apply(line)] for line in lines]
 
-    def sample(self, line: str, *, alpha: float, nbest: int) -> list[int]:
+    def sample(self, line: str, *, alpha: float, nbest: int, draw: Draw) -> list[int]:
         raise DataError("a vocabulary of byte pairs (subword-nmt) cannot segment at random")
 
     def decode(self, ids: Sequence[int]) -> str:

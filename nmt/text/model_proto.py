@@ -6,6 +6,9 @@ from typing import Any
 
 from nmt.config import DataError
 
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""Types of pieces (``ModelProto.SentencePiece.Type``)."""
+
 MAX_PIECES = 1 << 19
 """Of a sentencepiece model: twice as many as any model has."""
 

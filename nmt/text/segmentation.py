@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Special ids, the same in every vocabulary."""
 
 SPECIAL_IDS = {"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK}
+
+Draw = Callable[[], float]
+"""Gives random numbers in [0, 1)."""
 
 
 class Segmentation(ABC):
@@ -36,8 +39,8 @@ class Segmentation(ABC):
         """
 
     @abstractmethod
-    def sample(self, line: str, *, alpha: float, nbest: int) -> list[int]:
-        """One random segmentation.
+    def sample(self, line: str, *, alpha: float, nbest: int, draw: Draw) -> list[int]:
+        """One random segmentation, a function of the numbers that are drawn.
 
         Raises:
             DataError: the model has none.

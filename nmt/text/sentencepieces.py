@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
+from typing import Any
 
 import sentencepiece
 
 from nmt.config import DataError
-from nmt.text.segmentation import BOS, EOS, PAD, SPECIAL_IDS, UNK, Segmentation
+from nmt.text.model_proto import parse_model
+from nmt.text.random_segmentation import MergeDropout, Pieces, RandomSegmenter, UnigramLattice
+from nmt.text.segmentation import BOS, EOS, PAD, SPECIAL_IDS, UNK, Draw, Segmentation
+
+UNIGRAM, BPE = 1, 2
+"""Kinds of models (``TrainerSpec.ModelType``)."""
 
 
 class SentencePieces(Segmentation):
@@ -27,6 +36,8 @@ class SentencePieces(Segmentation):
     files = ("sentencepiece.model", "sentencepiece.source.model", "sentencepiece.target.model")
 
     def __init__(self, model: bytes, name: str) -> None:
+        self._model, self._name = model, name
+        self._segmenters: dict[float, RandomSegmenter] = {}
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             if not model:
@@ -40,6 +51,18 @@ class SentencePieces(Segmentation):
 
     def __len__(self) -> int:
         return int(self._processor.get_piece_size())
+
+    @cached_property
+    def _proto(self) -> Any:
+        return parse_model(self._model, self._name)
+
+    @property
+    def _kind(self) -> int:
+        return int(self._proto.trainer_spec.model_type)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(self._proto)
 
     @cached_property
     def of_words(self) -> bool:
@@ -58,12 +81,27 @@ class SentencePieces(Segmentation):
         counts = (max(1, piece.count("▁")) for piece in self.pieces(line))
         return [i for index, count in zip(ids, counts) for i in [index] * (count if index == UNK else 1)]
 
-    def sample(self, line: str, *, alpha: float, nbest: int) -> list[int]:
-        try:
-            with _characters(line):
-                return list(self._processor.encode(line, enable_sampling=True, alpha=alpha, nbest_size=nbest))
-        except RuntimeError as error:
-            raise DataError("a sentencepiece model that is neither unigram nor bpe cannot segment at random") from error
+    def sample(self, line: str, *, alpha: float, nbest: int, draw: Draw) -> list[int]:
+        if self._kind not in (UNIGRAM, BPE):
+            raise DataError("a sentencepiece model that is neither unigram nor bpe cannot segment at random")
+        if nbest > 1 and self._kind == UNIGRAM:
+            return self._one_of_best(line, alpha, nbest, draw)
+        segmenter = self._segmenters.get(alpha)
+        if segmenter is None:
+            build = UnigramLattice if self._kind == UNIGRAM else MergeDropout
+            segmenter = self._segmenters[alpha] = build(self._pieces, alpha)
+        with _utf8(), _characters(line):
+            text = str(self._processor.normalize(line))
+        return segmenter.segment(text, draw)
+
+    def _one_of_best(self, line: str, alpha: float, nbest: int, draw: Draw) -> list[int]:
+        """One of the best segmentations, with probabilities to the power of alpha."""
+        with _characters(line):
+            rows: list[list[int]] = self._processor.nbest_encode(line, nbest_size=nbest)
+        logs = [alpha * sum(self._pieces.scores[i] for i in row) for row in rows]
+        largest = max(logs, default=0.0)
+        sums = list(accumulate(math.exp(log - largest) for log in logs))
+        return rows[min(bisect(sums, draw() * sums[-1]), len(rows) - 1)] if rows else []
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of some ids; unk shows as ``⁇``.

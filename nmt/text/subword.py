@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import random
 import re
-import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 
@@ -125,7 +124,7 @@ def _explain(message: str, training: VocabularyTraining, text: str) -> str:
 
 
 class SubwordSampler:
-    """Random segmentations that depend on a seed alone.
+    """Random segmentations that depend on a seed alone, in whatever process.
 
     A unigram model samples from its lattice at temperature ``alpha`` (Kudo 2018, arXiv:1804.10959, section 3); a BPE
     model leaves merges out with probability ``alpha`` (BPE-dropout, Provilkov et al. 2020, arXiv:1910.13267).
@@ -134,8 +133,6 @@ class SubwordSampler:
         alpha: smoothing of the unigram model (0: uniform) or dropout probability of BPE.
         nbest: how many best segmentations a unigram model samples from; -1 for all. BPE ignores it.
     """
-
-    _lock = threading.Lock()  # sentencepiece's seed is global to the process
 
     def __init__(self, *, alpha: float, nbest: int = -1) -> None:
         if nbest != -1 and not 2 <= nbest <= 512:
@@ -148,18 +145,10 @@ class SubwordSampler:
 
         Args:
             jobs: vocabulary and lines, segmented in this order.
-            seed: not negative; taken modulo 2**32 - 1.
+            seed: of the random numbers.
 
         Returns:
             Per job and line the ids, without bos and eos.
         """
-
-        def work() -> list[list[list[int]]]:
-            return [[v.sample(line, alpha=self.alpha, nbest=self.nbest) for line in lines] for v, lines in jobs]
-
-        # The generator belongs to a thread and takes the seed when the thread first uses it (how a later change of
-        # the seed acts differs between versions of sentencepiece): only a fresh thread surely starts from the seed.
-        with self._lock:
-            sentencepiece.set_random_generator_seed(seed % (2**32 - 1))  # 2**32 - 1 stands for "at random"
-            with ThreadPoolExecutor(max_workers=1, thread_name_prefix="subword-sampler") as fresh:
-                return fresh.submit(work).result()
+        draw = random.Random(seed).random
+        return [[v.sample(line, alpha=self.alpha, nbest=self.nbest, draw=draw) for line in lines] for v, lines in jobs]

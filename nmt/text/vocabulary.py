@@ -10,7 +10,7 @@ from pathlib import Path
 from nmt.config import DataError
 from nmt.files import write_bytes
 from nmt.text.byte_pairs import BytePairs
-from nmt.text.segmentation import BOS, EOS, PAD, SPECIAL_IDS, UNK, Segmentation
+from nmt.text.segmentation import BOS, EOS, PAD, SPECIAL_IDS, UNK, Draw, Segmentation
 from nmt.text.sentencepieces import SentencePieces
 from nmt.untrusted import read_bytes
 
@@ -88,13 +88,13 @@ class Vocabulary:
         """
         return self._segmentation.encode_batch(lines)
 
-    def sample(self, line: str, *, alpha: float, nbest: int) -> list[int]:
-        """One random segmentation; `nmt.text.subword.SubwordSampler` makes it reproducible.
+    def sample(self, line: str, *, alpha: float, nbest: int, draw: Draw) -> list[int]:
+        """One random segmentation, a function of the numbers that are drawn.
 
         Raises:
             DataError: the model has none (it is neither unigram nor BPE of sentencepiece), or cannot encode the line.
         """
-        return self._segmentation.sample(line, alpha=alpha, nbest=nbest)
+        return self._segmentation.sample(line, alpha=alpha, nbest=nbest, draw=draw)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of some ids: pad, bos and eos leave no trace wherever they stand.

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -261,12 +263,32 @@ def test_segmentation_of_a_batch_depends_on_its_epoch_number_and_seed(corpus):
     """The same pairs each time: in a whole epoch the plan alone would make a difference."""
 
     def pieces(seed=1, epoch=1, number=0):
-        batch = batches_of(corpus, seed=seed, subword=SAMPLED).make(np.arange(4), epoch, number)
+        roomy = replace(OPTIONS, max_tokens=4000)  # else most rows keep their usual segmentation
+        batch = batches_of(corpus, roomy, seed, SAMPLED).make(np.arange(40), epoch, number)
         return batch.src_tokens.tolist(), batch.target.tolist()
 
     assert pieces() == pieces()
     others = [pieces(epoch=2), pieces(number=1), pieces(seed=2)]
     assert all(side != other for found in others for side, other in zip(found, pieces()))
+
+
+SCRIPT = """
+import sys
+from nmt.data.corpus import Corpus
+from nmt.data.iteration import TrainBatches
+from nmt.data.options import BatchOptions, SubwordOptions
+corpus = Corpus.open(sys.argv[1])
+splits = [(corpus.split("train"), 1.0)]
+batches = TrainBatches(splits, BatchOptions(200, None, None, 0), 1, corpus.vocabularies, SubwordOptions(0.3, -1))
+print([[batch.ids, batch.src_tokens.tolist()] for batch in batches.epoch(2)])
+"""
+
+
+def test_every_process_plans_and_samples_the_same(corpus, corpus_folder):
+    command = [sys.executable, "-c", SCRIPT, str(corpus_folder)]
+    other = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    here = [[batch.ids, batch.src_tokens.tolist()] for batch in batches_of(corpus, subword=SAMPLED).epoch(2)]
+    assert other.stdout.strip() == repr(here)
 
 
 def test_alpha_zero_is_the_usual_segmentation(corpus):

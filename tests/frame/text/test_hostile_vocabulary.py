@@ -131,4 +131,4 @@ def test_models_of_words_and_characters_cannot_sample(kind: int) -> None:
     proto.trainer_spec.model_type = kind
     vocabulary = Vocabulary(proto.SerializeToString())
     with pytest.raises(DataError, match="neither unigram nor bpe cannot segment at random"):
-        vocabulary.sample("the cat", alpha=0.1, nbest=-1)
+        vocabulary.sample("the cat", alpha=0.1, nbest=-1, draw=random.random)
