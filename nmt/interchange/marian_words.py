@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 
 from nmt.config import DataError
-from nmt.interchange.pieces import UNKNOWN, Words
-from nmt.text.model_proto import parse_model
+from nmt.interchange.pieces import Words
+from nmt.text.model_proto import UNKNOWN, parse_model
 from nmt.text.vocabulary import MAX_MODEL_BYTES
 from nmt.untrusted import read_bytes, shorten
 
