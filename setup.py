@@ -45,7 +45,7 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     packages=packages(),
     package_dir=PACKAGE_DIR,
     package_data={"nmt": ["py.typed"], "nmt.conf": ["*.yaml", "*/*.yaml"]},

@@ -23,17 +23,19 @@ DOCUMENTS = (
 )
 
 
-def code_lines(document: str) -> list[str]:
-    """Lines of the fenced blocks of a document, continued lines joined."""
+def code_lines(document: str, until: str | None = None) -> list[str]:
+    """Lines of the fenced blocks of a document (before a heading), continued lines joined."""
     text = (ROOT / document).read_text(encoding="utf-8")
+    text = text if until is None else text[: text.index(f"\n{until}\n")]
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
-def commands_in(document: str) -> list[list[str]]:
+def commands_in(document: str, until: str | None = None) -> list[list[str]]:
     """The ``nmt-...`` command lines of a document, split into words."""
-    lines = [shlex.split(line.split(" | ")[-1], comments=True) for line in code_lines(document) if "nmt-" in line]
-    return [words for words in lines if words and words[0].startswith("nmt-")]
+    lines = [line for line in code_lines(document, until) if "nmt-" in line]
+    split = [shlex.split(line.split(" | ")[-1], comments=True) for line in lines]
+    return [words for words in split if words and words[0].startswith("nmt-")]
 
 
 COMMAND_LINES = [
@@ -48,6 +50,18 @@ def test_readme_shows_every_command() -> None:
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
     commands = ast.literal_eval(re.search(r"^COMMANDS = (\(.*?\))$", text, flags=re.DOTALL | re.MULTILINE)[1])  # type: ignore[index]
     assert shown == {f"nmt-{name}" for name in commands}
+
+
+def test_commands_of_the_readme_work_in_order() -> None:
+    """A run, checkpoint, corpus or file that a line reads was made by a line before, or is said to be the user's."""
+    made = {"raw/train", "raw/val", "raw/test", "fairseq/checkpoint_best.pt"}
+    for words in commands_in("README.md", until="## Methods"):
+        given = dict(word.partition("=")[::2] for word in words[1:] if "=" in word)
+        for key in ("checkpoint", "corpus", "input", "reference", "hypothesis", "train", "valid", "test", "path"):
+            for name in given.get(key, "-").strip("[]").split(","):
+                known = name in made or any(name == f"{prefix}.{end}" for prefix in made for end in ("en", "de"))
+                assert known or name == "-", f"{' '.join(words)}: nothing before makes {name}"
+        made |= {given[key] for key in ("run", "out", "output") if key in given}
 
 
 @pytest.mark.parametrize("words", COMMAND_LINES)
