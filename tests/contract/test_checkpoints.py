@@ -13,8 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import nmt
-from nmt.benchmark.options import OWN, SystemSpec
-from nmt.benchmark.run import _check_translates
+from nmt.benchmark.options import OWN, BenchOptions, SystemSpec
+from nmt.benchmark.run import _check_checkpoint
 from nmt.benchmark.systems import load_system
 from nmt.compression.options import PruneOptions
 from nmt.compression.prune import prune
@@ -134,7 +134,8 @@ def test_the_small_files_too(file: str, checkpoint: Path) -> None:
         load_model(checkpoint)
     if file == "config.yaml":
         with pytest.raises(DamagedError, match="damaged"):
-            _check_translates(str(checkpoint), [])
+            given = [f"checkpoint={checkpoint}", "input=text", "out=x"]
+            _check_checkpoint(str(checkpoint), parse_options(BenchOptions, compose("bench", given)))
 
 
 def test_first_weights(make_trainer: Any, train: Any, tmp_path: Path) -> None:
