@@ -133,9 +133,9 @@ def test_the_small_files_too(file: str, checkpoint: Path) -> None:
     with pytest.raises(DamagedError, match=f"{file}: damaged"):
         load_model(checkpoint)
     if file == "config.yaml":
+        options = parse_options(BenchOptions, compose("bench", [f"checkpoint={checkpoint}", "input=text", "out=x"]))
         with pytest.raises(DamagedError, match="damaged"):
-            given = [f"checkpoint={checkpoint}", "input=text", "out=x"]
-            _check_checkpoint(str(checkpoint), parse_options(BenchOptions, compose("bench", given)))
+            _check_checkpoint(str(checkpoint), options)
 
 
 def test_first_weights(make_trainer: Any, train: Any, tmp_path: Path) -> None:
