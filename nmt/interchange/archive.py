@@ -50,9 +50,10 @@ def read_directory(file: IO[bytes], path: Path, maker: str) -> dict[str, Member]
         maker: what writes such archives, for messages.
 
     Raises:
-        DataError: truncated, malformed, or a member is compressed or stands twice.
+        DataError: truncated, malformed, or a member is compressed, stands twice, or lies where another one does.
     """
     members: dict[str, Member] = {}
+    size = file.seek(0, io.SEEK_END)
     try:
         for info in zipfile.ZipFile(_Cautious(file)).infolist():
             name = shorten(info.filename)
@@ -67,6 +68,8 @@ def read_directory(file: IO[bytes], path: Path, maker: str) -> dict[str, Member]
         raise
     except _MALFORMED as error:
         raise DataError(f"{path}: truncated or not a file of {maker} ({shorten(error)})") from error
+    if sum(member.size for member in members.values()) > size:
+        raise DataError(f"{path}: its members claim more than the file holds")
     return members
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ SSRU = {"transformer-decoder-autoreg": "rnn", "dec-cell": "ssru"}
 
 def train_spm(text: list[str], size: int) -> bytes:
     """As marian trains ``vocab.spm``."""
+    return _train_spm(tuple(text), size)
+
+
+@cache
+def _train_spm(text: tuple[str, ...], size: int) -> bytes:
     writer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text),

@@ -198,6 +198,23 @@ def test_long_lists_of_members_are_refused(tmp_path: Path, monkeypatch: Any) -> 
         read_directory(file, tmp_path / "x.zip", "it")
 
 
+def test_members_that_overlap_are_refused(tmp_path: Path) -> None:
+    """Many names of one place: to compare each with its checksum would read the file as often."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as made:
+        made.writestr("w", bytes(10_000))
+        first = made.filelist[0]
+        for i in range(20):
+            again = zipfile.ZipInfo(f"w{i}")
+            again.header_offset, again.CRC = first.header_offset, first.CRC
+            again.file_size = again.compress_size = first.file_size
+            made.filelist.append(again)
+    with (
+        open(tmp_path / "x.zip", "rb") as file,
+        pytest.raises(DataError, match=r"x\.zip: its members claim more than the file holds"),
+    ):
+        read_directory(file, tmp_path / "x.zip", "it")
+
+
 def test_damage_is_found(tmp_path: Path) -> None:
     """One flipped bit in a weight."""
     torch.save({"a": torch.arange(1000.0), "b": torch.zeros(3)}, tmp_path / "x.pt")
