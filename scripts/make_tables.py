@@ -224,6 +224,24 @@ def training(results: Results) -> list[str]:
     return [*table(heads, rows), "", f"Of a batch {100 * results['padding_share']:.1f} % is padding."]
 
 
+def threads(results: Results) -> list[str]:
+    """Speed under each setting of waiting threads, on a free and on a busy machine."""
+    settings = list(dict.fromkeys(row["setting"] for row in results["rows"]))
+    rows = []
+    for work, load in dict.fromkeys((row["work"], row["load"]) for row in results["rows"]):
+        rates = [at(results, work=work, load=load, setting=setting)["rate"] for setting in settings]
+        rows.append([WORK[work], LOADS[load], *(f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" for rate in rates)])
+    return table(["", "two threads", *(f"`{s}`" if "=" in s else s for s in settings)], rows, numbers_from=2)
+
+
+WORK = {
+    "train": "training, target tokens/s",
+    "decode1": "decoding, batch 1, sentences/s",
+    "decode32": "decoding, batch 32, sentences/s",
+}
+LOADS = {"alone": "alone", "busy": "beside a process that keeps a core busy", "two": "each of two processes"}
+
+
 def profile(results: Results) -> list[str]:
     """Share of each part in the time of a decoding step."""
     shares = []
@@ -278,6 +296,11 @@ BLOCKS = {
     ),
     "modules": Block(
         "modules/results.json", ["python scripts/bench_modules.py out=results/modules model=base threads=1"], modules
+    ),
+    "threads": Block(
+        "threads.json",
+        ["python scripts/bench_threads.py corpus=data/multi30k out=results/threads.json"],
+        threads,
     ),
     "training_small": Block(
         "training_small.json",
