@@ -87,7 +87,8 @@ def resolve_search(given: Mapping[str, Any], defaults: Defaults) -> SearchOption
     try:
         return parse_options(SearchOptions, {**taken, **given}, key="search")
     except ConfigError as error:
-        hint = f" (of the checkpoint: {describe_search(taken)})" if taken else ""
+        involved = {key: value for key, value in taken.items() if f"search.{key}=" in str(error)}
+        hint = f" (of the checkpoint: {describe_search(involved)})" if involved else ""
         raise ConfigError(f"{error}{hint}") from error
 
 

@@ -327,6 +327,33 @@ def test_failure_is_a_sentences_own(table_model: Any) -> None:
     assert [h.failed for (h,) in found] == [False, True, False, True, True]
 
 
+@pytest.mark.parametrize("rules", [*EVERY_RULE, {"ban_unk": True}, {"unk_penalty": 2.0, "beam": 1, "nbest": 1}])
+def test_a_model_that_gives_only_what_is_asked_for_is_enough(table_model: Any, rules: dict[str, Any]) -> None:
+    """Of a row the ``top`` best are right, all else may be too low; those that may be forbidden are likely here."""
+
+    class Special(table_model):  # type: ignore[misc]
+        sparse = False
+
+        def distribution(self, source: tuple[int, ...], prefix: tuple[int, ...]) -> torch.Tensor:
+            lprobs: torch.Tensor = super().distribution(source, prefix)
+            lprobs[: UNK + 1] += 3
+            return lprobs.log_softmax(0)
+
+        def step(self, tokens: torch.Tensor, state: Any, top: int | None = None) -> torch.Tensor:
+            lprobs: torch.Tensor = super().step(tokens, state, top)
+            if top is None or not self.sparse:
+                return lprobs
+            rank = lprobs.sort(dim=1, descending=True, stable=True).indices.argsort(1)
+            return lprobs.masked_fill((rank >= top) & (torch.arange(lprobs.size(1)) > UNK), -torch.inf)
+
+    class Sparse(Special):
+        sparse = True
+
+    options = {"beam": 3, "nbest": 2, **rules}
+    for seed in range(5):
+        assert search(Sparse(12, seed), **options) == search(Special(12, seed), **options)
+
+
 def test_a_penalty_in_groups_by_hand(table_model: Any) -> None:
     """Two groups of one at the first step: 3 is unknown and costs 1; the second group pays 2 for the first's word."""
 

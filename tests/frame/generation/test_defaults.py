@@ -63,7 +63,7 @@ def test_what_does_not_go_together_says_whose_it_is() -> None:
     with pytest.raises(ConfigError, match=r"^search.nbest=5 .* search.beam=4 \(of the checkpoint: search.beam=4\)$"):
         resolve_search({"nbest": 5}, {"a": {"beam": 4}})
     with pytest.raises(ConfigError, match=r"^search.nbest=9 is out of range: it must be at most search.beam=5$"):
-        resolve_search({"nbest": 9}, {"a": {}})
+        resolve_search({"nbest": 9}, {"a": FAIRSEQ})
 
 
 def test_members_of_an_ensemble_must_agree_on_what_is_not_given() -> None:
