@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import nmt
 from nmt.commands.streams import Messages, OneLine, visible
+from nmt.training.checksums import SUMS_FILE, write_sums
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/golden"
@@ -64,6 +65,7 @@ def hostile_config(folder: Path) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["model"]["decoder"]["feed_forward"] = {"name": "dense", HOSTILE: 1}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    write_sums(folder / SUMS_FILE)
 
 
 def hostile_component(folder: Path) -> None:
@@ -71,12 +73,14 @@ def hostile_component(folder: Path) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["model"]["norm"] = {"name": HOSTILE}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
+    write_sums(folder / SUMS_FILE)
 
 
 def hostile_tensors(folder: Path) -> None:
     shutil.copytree(GOLDEN / "checkpoint", folder)
     header = json.dumps({HOSTILE: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, ensure_ascii=False).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    write_sums(folder / SUMS_FILE)
 
 
 def hostile_corpus(folder: Path) -> None:
@@ -110,6 +114,7 @@ def test_errors_about_files_from_anyone(make: Any, command: str, arguments: list
     assert done.err.startswith(f"nmt-{command}: error: ")
     assert done.err.count("\n") == 1
     assert not set(done.out + done.err) & UNSAFE
+    assert "SHA256SUMS" not in done.err
 
 
 def test_reports_about_files_from_anyone(cli, tmp_path: Path) -> None:
@@ -187,6 +192,15 @@ def test_closed_streams(words: list[str], shell: str, code: int, message: str, t
         assert (tmp_path / "out").read_bytes()
     else:
         assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_files_do_not_take_the_place_of_closed_streams(tmp_path: Path) -> None:
+    """Or what C code prints would end up in one."""
+    program = "from nmt.commands.streams import guard_streams; guard_streams(); "
+    program += "f = open('x', 'w'); f.write(str(f.fileno()))"
+    line = f'exec {sys.executable} -c "{program}" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", line], cwd=tmp_path, check=False).returncode == 0
+    assert int((tmp_path / "x").read_text()) > 2
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
