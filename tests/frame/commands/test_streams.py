@@ -65,6 +65,7 @@ def hostile_config(folder: Path) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["model"]["decoder"]["feed_forward"] = {"name": "dense", HOSTILE: 1}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    write_sums(folder / SUMS_FILE)
 
 
 def hostile_component(folder: Path) -> None:
@@ -113,6 +114,7 @@ def test_errors_about_files_from_anyone(make: Any, command: str, arguments: list
     assert done.err.startswith(f"nmt-{command}: error: ")
     assert done.err.count("\n") == 1
     assert not set(done.out + done.err) & UNSAFE
+    assert "SHA256SUMS" not in done.err
 
 
 def test_reports_about_files_from_anyone(cli, tmp_path: Path) -> None:
@@ -190,6 +192,15 @@ def test_closed_streams(words: list[str], shell: str, code: int, message: str, t
         assert (tmp_path / "out").read_bytes()
     else:
         assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_files_do_not_take_the_place_of_closed_streams(tmp_path: Path) -> None:
+    """Or what C code prints would end up in one."""
+    program = "from nmt.commands.streams import guard_streams; guard_streams(); "
+    program += "f = open('x', 'w'); f.write(str(f.fileno()))"
+    line = f'exec {sys.executable} -c "{program}" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", line], cwd=tmp_path, check=False).returncode == 0
+    assert int((tmp_path / "x").read_text()) > 2
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------

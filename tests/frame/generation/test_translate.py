@@ -43,6 +43,15 @@ def test_long_sources_are_cut_with_a_warning(table_model: Any, caplog: pytest.Lo
     ]
 
 
+def test_many_long_sources_are_one_warning(table_model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    sources = [[3, 4], *[[3, 4, 5, 3, 3]] * 38, [3, 4, 5]]
+    with caplog.at_level(logging.WARNING):
+        translate_ids(table_model(max_length=4), sources, SearchOptions(beam=1))
+    assert [r.getMessage() for r in caplog.records] == [
+        "38 lines (line 2 first) have too many tokens; only the first 3, the model's limit, are translated"
+    ]
+
+
 def test_progress_counts_all(table_model: Any) -> None:
     done: list[int] = []
     batch = GenerationBatchOptions(max_sentences=2)

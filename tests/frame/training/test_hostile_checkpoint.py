@@ -103,6 +103,12 @@ def test_configurations_that_are_refused(key: str, value: object, message: str, 
     assert os.environ["HOME"] not in text.replace(str(checkpoint), "")
 
 
+def test_tables_beside_the_file_are_bounded(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nmt.training.checkpoint.MAX_TABLES", 1000)
+    with pytest.raises(DataError, match=r"its model has tables of \d+ numbers beside the file; 1000 at most"):
+        load_model(checkpoint)
+
+
 def test_a_plugin_of_a_checkpoint_is_not_imported(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "payload.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
     change(checkpoint, "plugins", ["payload", "payload.x", "os"])
