@@ -54,8 +54,8 @@ def test_what_a_format_cannot_express_is_named(to, overrides, message, write_che
 def test_wrong_names_and_folders(golden, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"to=ctranslate: no such format; valid options: ctranslate2, hf \(did you"):
         export_checkpoint(golden, "ctranslate", tmp_path / "out")
-    with pytest.raises(ConfigError, match="format=marian: no such format; valid options: fairseq, hf"):
-        import_checkpoint("marian", golden, tmp_path / "out")
+    with pytest.raises(ConfigError, match="format=marion: no such format; valid options: fairseq, hf, marian"):
+        import_checkpoint("marion", golden, tmp_path / "out")
     with pytest.raises(ConfigError, match="exists; choose another folder"):
         export_checkpoint(golden, "hf", tmp_path)
     with pytest.raises(ConfigError, match="exists; choose another folder"):
