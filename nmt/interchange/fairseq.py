@@ -98,7 +98,8 @@ def read_fairseq(path: Path, given: Given) -> Imported:
         scale=not settings.flag("no_scale_embedding"),
         output_bias=ordered.output_bias,
     )
-    return Imported(file, node, {**ours, **ordered.tensors}, vocabulary_pair(source, target), *languages, search=SEARCH)
+    search = {**SEARCH, "max_length_offset": min(SEARCH["max_length_offset"], length - 1)}  # as fairseq, too, does
+    return Imported(file, node, {**ours, **ordered.tensors}, vocabulary_pair(source, target), *languages, search=search)
 
 
 def _checkpoint(path: Path) -> Path:

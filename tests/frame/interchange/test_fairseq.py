@@ -12,6 +12,7 @@ from fairseq_model import LAYERS, Fairseq, check
 from nmt.config import ConfigError, DataError
 from nmt.generation.translator import Translator
 from nmt.interchange.importing import import_checkpoint
+from nmt.training.checkpoint import Checkpoint
 
 PRE = {"encoder_normalize_before": True, "decoder_normalize_before": True}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -78,6 +79,11 @@ def test_pieces_that_are_no_words_are_never_written(texts, tmp_path, sources) ->
     line = next(line for line in texts[1] if model.absent["eo"] in target.pieces(line))
     found = ours.forced(sources[:1], [line])[0]
     assert found.token_lprobs[target.pieces(line).index(model.absent["eo"])] < -1e8
+
+
+def test_lengths_that_the_positions_do_not_have(texts, tmp_path) -> None:
+    import_checkpoint("fairseq", Fairseq(texts).save(tmp_path / "fairseq"), tmp_path / "out")
+    assert Checkpoint.find(tmp_path / "out").config.search.max_length_offset == 59  # of 60 positions
 
 
 def break_settings(**settings: Any) -> Any:
