@@ -111,7 +111,7 @@ def test_the_number_of_open_files_does_not_depend_on_the_number_of_lines(corpus_
     for name in ("train", "valid"):  # of 300 and of 20 lines
         corpus.split(name).source_texts()
         opened.append(len(os.listdir("/proc/self/fd")) - before)
-    assert opened == [8, 16]
+    assert opened[1] == 2 * opened[0] <= 16
 
 
 def test_files_of_another_split_are_refused(copy):
