@@ -38,7 +38,7 @@ class Estimate:
         trainings: how many are left, in whole trainings.
         training: seconds of one, alone on the machine.
         train_seconds: of all that are left.
-        models: to be measured.
+        models: to be measured; 0 where nothing is translated.
         measure_seconds: of all of them.
     """
 
@@ -49,12 +49,12 @@ class Estimate:
     measure_seconds: float
 
     def __str__(self) -> str:
-        parts = []
-        if self.trainings:
-            parts.append(f"{self.trainings:.3g} trainings of some {duration(self.training)} each")
-        if self.models:
-            parts.append(f"then {duration(self.measure_seconds)} in which {self.models} models translate and are timed")
-        return f"this will take about {duration(self.train_seconds + self.measure_seconds)}: {', '.join(parts)}"
+        whole = f"this will take about {duration(self.train_seconds + self.measure_seconds)}"
+        measuring = f"in which {self.models} models translate and are timed"
+        if not self.trainings:
+            return f"{whole}, {measuring}"
+        trainings = f"{self.trainings:.3g} trainings of some {duration(self.training)} each"
+        return f"{whole}: {trainings}" + (f", then {duration(self.measure_seconds)} {measuring}" if self.models else "")
 
 
 def duration(seconds: float) -> str:
@@ -65,22 +65,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def tell_duration(options: ReproduceOptions, corpus: Corpus, first: Sequence[Job], models: int) -> None:
+def tell_duration(options: ReproduceOptions, corpus: Corpus, first: Sequence[Job]) -> None:
     """Log how long all will take; where that cannot be told, why.
 
     Args:
         options: of the command.
         corpus: opened.
         first: the jobs that start first.
-        models: how many models are measured.
     """
     try:
-        logger.info("%s", estimate(options, corpus, first, models))
+        logger.info("%s", estimate(options, corpus, first))
     except (ConfigError, DataError, SystemFailed) as error:
         logger.info("how long this will take is not known: %s", error)
 
 
-def estimate(options: ReproduceOptions, corpus: Corpus, first: Sequence[Job], models: int) -> Estimate:
+def estimate(options: ReproduceOptions, corpus: Corpus, first: Sequence[Job]) -> Estimate:
     """Measure a short training of the baseline, and a few translations by its model.
 
     Raises:
@@ -93,10 +92,12 @@ def estimate(options: ReproduceOptions, corpus: Corpus, first: Sequence[Job], mo
     left = trainings_left(options, first)
     with tempfile.TemporaryDirectory(prefix="nmt-reproduce-") as temporary:
         run = _probe(job, Path(temporary) / "run") if left else job.folder
-        line_seconds = _line_seconds(options, corpus, run) if options.recipe.metric is RecipeMetric.bleu else {}
+        translated = options.recipe.metric is RecipeMetric.bleu
+        line_seconds = _line_seconds(options, corpus, run) if translated else {}
         training = _training_seconds(job, corpus, run, min(line_seconds.values(), default=0.0)) if left else 0.0
     cores = num_cores()
     crowd = max(1.0, options.jobs * (options.threads or cores) / cores)  # threads for each core
+    models = len(options.all_seeds) * len(options.recipe.variants) if translated else 0
     measuring = models * _measure_seconds(options, corpus, line_seconds)
     return Estimate(left, training, left * training * crowd / options.jobs, models, measuring)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +127,18 @@ def fraction(job: Job) -> float:
     ended = (job.epochs and last["epoch"] >= job.epochs) or (job.updates and last["update"] >= job.updates)
     if ended and validated and validated[-1]["update"] >= last["update"]:
         return 1.0
-    shares = [(last["epoch"] - 0.5) / job.epochs] if job.epochs else []
+    shares = [_epochs(lines) / job.epochs] if job.epochs else []
     shares += [last["update"] / job.updates] if job.updates else []
     return float(min(1.0, max(shares, default=0.0)))
+
+
+def _epochs(lines: Sequence[Mapping[str, Any]]) -> float:
+    """How many epochs are done; half of one where none has ended, so that nobody knows how long one is."""
+    last = lines[-1]
+    before = max((line["update"] for line in lines if line["epoch"] < last["epoch"]), default=None)
+    if before is None:
+        return float(last["epoch"] - 0.5)
+    return float(last["update"] / (before / (last["epoch"] - 1)))
 
 
 def _show(

@@ -192,7 +192,7 @@ def _origin(results: Mapping[str, Any]) -> list[str]:
             f"Split `{corpus['split']}`, {corpus['lines']} lines; {facts['lines_timed']} of them timed in each of "
             f"{facts['repeats']} passes, the models of one seed in turn."
         ]
-    lines += [f"{facts['threads']} threads, {facts['jobs']} trainings at a time."]
+    lines += [f"Threads: {facts['threads']}; trainings at a time: {facts['jobs']}."]
     lines += [f"{facts['time']}, {facts['processor']}, device {facts['device']}; {versions}; revision {facts['git']}."]
     trained = sorted({str(run["git"]) for run in results["runs"] if run.get("git")})
     lines += [f"Trainings began at revision {', '.join(trained)}."] if trained else []

@@ -51,7 +51,7 @@ def run_recipe(options: ReproduceOptions) -> str:
         return "\n".join([*map(str, first), *_later(options, tried)])
     corpus = Corpus.open(options.corpus)
     corpus.split(options.split)  # there is one
-    tell_duration(options, corpus, first, len(options.all_seeds) * len(recipe.variants))
+    tell_duration(options, corpus, first)
     make_all(first, options.jobs)
     choices = choose(tried)
     jobs = plan(options, {trial.variant: trial.choice for trial in choices if trial.chosen})

@@ -31,9 +31,8 @@ def test_estimate_as_text() -> None:
         "this will take about 42 min: 7.5 trainings of some 10 min each, "
         "then 5 min in which 12 models translate and are timed"
     )
-    assert str(Estimate(0, 0, 0, 2, 60)) == (
-        "this will take about 60 s: then 60 s in which 2 models translate and are timed"
-    )
+    assert str(Estimate(0, 0, 0, 2, 60)) == "this will take about 60 s, in which 2 models translate and are timed"
+    assert str(Estimate(2, 60, 120, 0, 0)) == "this will take about 2 min: 2 trainings of some 60 s each"
 
 
 def write_metrics(folder: Path, *events: dict[str, Any]) -> None:
@@ -47,6 +46,9 @@ def test_share_of_a_training_that_is_done(tmp_path: Path) -> None:
     write_metrics(tmp_path / "a", {"event": "train", "update": 30, "epoch": 3})
     assert fraction(job) == 2.5 / 4
     assert fraction(replace(job, epochs=None, updates=40)) == 0.75
+    lines = [{"event": "train", "update": update, "epoch": 1 + update // 30} for update in (10, 20, 29, 40)]
+    write_metrics(tmp_path / "c", *lines)
+    assert fraction(replace(job, folder=tmp_path / "c")) == pytest.approx(40 / 29 / 4)  # 29 updates an epoch
     write_metrics(
         tmp_path / "b", {"event": "train", "update": 40, "epoch": 4}, {"event": "valid", "update": 40, "epoch": 4}
     )
@@ -89,12 +91,12 @@ def test_estimate_from_what_is_measured(digits: Path, tmp_path: Path, monkeypatc
     lines = corpus.manifest.splits["test"].lines
     options = make_options(digits, tmp_path / "out", jobs=2)
     first = [*trials(options), *plan(options, {})]
-    found = estimate(options, corpus, first, 12)
+    found = estimate(options, corpus, first)
     training = 8 * ((train.tokens.target + train.lines) / 100 + 0.25 * valid.lines)
     assert (found.trainings, found.training) == (8, pytest.approx(training))
     assert found.train_seconds == pytest.approx(4 * training)  # two at a time, a core for each
     assert found.measure_seconds == pytest.approx(12 * 0.75 * (lines + 3 * min(lines, 200)))
-    crowded = estimate(replace(options, threads=2), corpus, first, 12)
+    crowded = estimate(replace(options, threads=2), corpus, first)
     assert crowded.train_seconds == pytest.approx(8 * training)  # two at a time, who share the cores
 
 
@@ -102,6 +104,6 @@ def test_what_cannot_be_told_is_said(digits: Path, tmp_path: Path, caplog: pytes
     """It is no reason to stop: what is wrong with a training that one says in its turn."""
     bad = Job("bad", 1, tmp_path / "bad", "score", ("hypothesis=nowhere",), epochs=1)
     with caplog.at_level("INFO"):
-        tell_duration(make_options(digits, tmp_path / "out"), Corpus.open(digits), [bad], 1)
+        tell_duration(make_options(digits, tmp_path / "out"), Corpus.open(digits), [bad])
     assert "how long this will take is not known: bad: " in caplog.text
     assert "unknown key" in caplog.text

@@ -66,7 +66,7 @@ def test_report_says_what_it_comes_from() -> None:
         "`nmt-reproduce recipe=depth`",
         "Corpus `data/x`, digest f00.",
         "Split `test`, 1000 lines; 200 of them timed in each of 3 passes",
-        "1 threads, 2 trainings at a time.",
+        "Threads: 1; trainings at a time: 2.",
         "revision def.",
         "Trainings began at revision abc.",
         "| one | a | 30.12 |  |",

@@ -83,7 +83,7 @@ def test_from_recipe_to_report(digits: Path, tmp_path: Path) -> None:
     lines = len(corpus.split("test"))
     assert f"digest {corpus.digest}" in text
     assert f"{lines} lines; 4 of them timed in each of 2 passes" in text
-    assert "1 threads, 1 trainings at a time" in text
+    assert "Threads: 1; trainings at a time: 1." in text
     # Figures can be computed again from the translations beside them.
     references = corpus.split("test").target_texts()
     for row in results["rows"]:
