@@ -382,10 +382,11 @@ class Trainer:
         """This process's batches of the next update; perhaps none at the end of the epoch."""
         try:
             return list(islice(batches, self.options.train.accumulate))
-        except RuntimeError:
+        except (RuntimeError, OSError, EOFError):
             if not self.signals.requested:
                 raise
-            # A signal to the whole process group has ended the workers too. The others still count on this process.
+            # A signal to the whole process group has ended the workers too, one perhaps while it handed over a batch.
+            # The others still count on this process.
             return list(islice(self._batches(workers=0), self.options.train.accumulate))
 
     def _due(self, every: int | None) -> bool:
