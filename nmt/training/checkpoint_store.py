@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nmt.config import DataError
 from nmt.files import remove_folder, sync
-from nmt.leftovers import scratch_name
+from nmt.leftovers import is_leftover, scratch_name
 from nmt.training.checkpoint import MODEL_FILE, STATE_FACTS, STATE_TENSORS, Checkpoint, CheckpointFiles
 from nmt.training.update import TrainingError
 
@@ -51,8 +51,8 @@ class CheckpointStore:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a checkpoint to go on from, if only where a link should be."""
-        return bool(self.newest_first() or any(map(self._is_copy, LINKS)))
+        """Whether the run has come to a first checkpoint, whatever has become of it."""
+        return self.folder.is_dir() and not all(map(is_leftover, self.folder.iterdir()))
 
     def restore_links(self) -> None:
         """Make links again of the folders that a copy of the run has in their places.

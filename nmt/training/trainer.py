@@ -255,7 +255,9 @@ class Trainer:
                 begun.say_moved(self.start)
             self.store.restore_links()
             if begun is not None and not self.store.newest_first():
-                raise DataError(f"{self.store.folder}: holds no checkpoint that training can go on from")
+                raise DataError(
+                    f"{self.store.folder}: holds no checkpoint that training can go on from; choose another run="
+                )
         restore_newest(self.learner, self.store, self.ranks)
         progress = self.learner.progress
         parameters = sum(self.parallel.shape(p).numel() for p in self.parallel.parameters if p.requires_grad)
@@ -501,13 +503,12 @@ class Trainer:
     def _average_at_end(self, figures: dict[str, float]) -> dict[str, float]:
         """Average the newest checkpoints; the result becomes the best one if it is."""
         names = self.ranks.broadcast([p.name for p in self.store.numbered()[-self.options.checkpoints.average :]])
-        newest = [Checkpoint(self.store.folder / name) for name in names]
         name = f"average-{CheckpointStore.name(self.learner.progress.update)}"
         local = self.parallel.local()
         kept = {key: tensor.clone() for key, tensor in local.items()}
         reason, average = None, dict[str, Tensor]()
         try:
-            average = average_tensors(newest)
+            average = average_tensors([Checkpoint(self.store.folder / name) for name in names])
         except DataError as error:
             reason = str(error)
         if reasons := [found for found in self.ranks.all_gather(reason) if found]:
@@ -526,8 +527,8 @@ class Trainer:
         patience_used = self.learner.progress.without_better
         self._rank(measured, name)
         self.learner.progress.without_better = patience_used  # an average is no progress of the training
-        self.log.write("valid", self.learner.progress.update, {"averaged": len(newest), **measured})
-        logger.info("average of %d checkpoints | valid %s", len(newest), _listed(measured))
+        self.log.write("valid", self.learner.progress.update, {"averaged": len(names), **measured})
+        logger.info("average of %d checkpoints | valid %s", len(names), _listed(measured))
         return measured if self.learner.progress.ranking[0][1] == name else figures
 
 
