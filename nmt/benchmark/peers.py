@@ -19,10 +19,9 @@ from nmt.benchmark.systems import Search, System, Translations
 from nmt.config import ConfigError
 from nmt.data.plan import plan_batches
 from nmt.device import Device, torch_device
-from nmt.generation.defaults import describe_search, read_defaults, resolve_search, uncommon
+from nmt.generation.defaults import defaults_of, describe_search, resolve_search, uncommon
 from nmt.generation.options import SearchOptions
 from nmt.text.vocabulary import BOS, EOS, PAD, VocabularyPair
-from nmt.training.checkpoint import Checkpoint
 
 
 class Peer(System):
@@ -30,8 +29,7 @@ class Peer(System):
 
     def __init__(self, spec: SystemSpec) -> None:
         self.folder = Path(spec.folder)
-        found = Checkpoint.find(spec.checkpoint)
-        self._defaults = {spec.checkpoint: read_defaults(found.config, found.folder)}
+        self._defaults = {spec.checkpoint: defaults_of(spec.checkpoint)}
 
     def options(self, search: Search) -> SearchOptions:
         """Ours for a search.

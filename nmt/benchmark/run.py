@@ -23,7 +23,7 @@ from nmt.benchmark.systems import Search, checkpoint_digest
 from nmt.benchmark.worker import Settings
 from nmt.config import ConfigError
 from nmt.device import torch_device
-from nmt.generation.defaults import describe_search, read_defaults, taken_defaults
+from nmt.generation.defaults import defaults_of, describe_search, taken_defaults
 from nmt.interchange.export import export_checkpoint
 from nmt.provenance import num_cores, provenance
 from nmt.registry import build, discover
@@ -142,6 +142,7 @@ def benchmark(
         "repeats": options.repeats,
         "forced_length": options.forced_length,
         "length_penalty": options.search.length_penalty,
+        "search_defaults": {checkpoint: _taken(checkpoint, options) for checkpoint in options.checkpoints},
     }
     return Benchmarked(rows, [found[cell] for cell in wanted], facts)
 
@@ -217,13 +218,17 @@ def systems(options: BenchOptions, exports: Path) -> list[SystemSpec]:
     return specs
 
 
+def _taken(checkpoint: str, options: BenchOptions) -> str:
+    """The search defaults of a checkpoint that hold beside what is given."""
+    given = search(options, options.beams[0]).given
+    return describe_search(taken_defaults(given, {checkpoint: defaults_of(checkpoint)}))
+
+
 def _check_checkpoint(checkpoint: str, options: BenchOptions) -> None:
     """What cannot be measured should show now; which search defaults it brings, too."""
-    found = Checkpoint.find(checkpoint)
-    carried = read_defaults(found.config, found.folder)
-    if taken := taken_defaults(search(options, options.beams[0]).given, {checkpoint: carried}):
-        logger.info("%s: defaults of %s", describe_search(taken), checkpoint)
-    node = found.config.task
+    if taken := _taken(checkpoint, options):
+        logger.info("%s: defaults of %s", taken, checkpoint)
+    node = Checkpoint.find(checkpoint).config.task
     discover(options.plugins)
     task: Task = build("task", node, key="task")
     if not task.parallel:

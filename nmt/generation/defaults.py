@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from nmt.config import ConfigError, DataError, parse_options
 from nmt.generation.options import GivenSearchOptions, SearchOptions, given_search
-from nmt.training.checkpoint import CONFIG_FILE
+from nmt.overrides import literal
+from nmt.training.checkpoint import CONFIG_FILE, Checkpoint
 from nmt.untrusted import shorten
 
 NEVER_CARRIED = "forced_length"
@@ -54,6 +55,12 @@ def read_defaults(config: DictConfig, folder: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise DataError(f"{folder / CONFIG_FILE}: {shorten(error, 1000)}") from error
     return carried
+
+
+def defaults_of(checkpoint: str) -> dict[str, Any]:
+    """The search defaults that the checkpoint of a path carries; raises what reading it raises."""
+    found = Checkpoint.find(checkpoint)
+    return read_defaults(found.config, found.folder)
 
 
 def taken_defaults(given: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
@@ -105,8 +112,4 @@ def describe_search(options: Mapping[str, Any]) -> str:
 
 def as_text(value: Any) -> str:
     """A value as a user would type it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(as_text, value))}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value.name if isinstance(value, Enum) else value)
+    return literal(value.name if isinstance(value, Enum) else value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from nmt.benchmark.measure import Measured
 from nmt.benchmark.options import BenchOptions, SystemSpec
-from nmt.benchmark.run import add_differences, origin_of, run_benchmark
+from nmt.benchmark.run import add_differences, origin_of, run_benchmark, systems
 from nmt.benchmark.systems import checkpoint_digest
 from nmt.config import ConfigError, DataError, compose, parse_options
 from nmt.text.scoring import bleu, read_lines
@@ -116,3 +117,16 @@ def test_origin_of_a_checkpoint(tmp_path: Path, spec: SystemSpec) -> None:
     (run_folder / "manifest.json").write_text(json.dumps([first, later]), encoding="utf-8")
     assert checkpoint_digest(str(run_folder)) == known
     assert origin_of(SystemSpec("nmt", str(run_folder), "fp32", "", "x")) == {"digest": "x", **first}
+
+
+def test_search_defaults_of_checkpoints_are_told(
+    tmp_path: Path, spec: SystemSpec, copy_checkpoint: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = copy_checkpoint(Path(spec.folder), tmp_path / "own", beam=2, max_length_ratio=0.0, max_length_offset=9)
+    given = [f"checkpoint=[{spec.folder},{own}]", "input=x", f"out={tmp_path}/out", "search.beam=4"]
+    with caplog.at_level(logging.INFO):
+        found = systems(parse_options(BenchOptions, compose("bench", given)), tmp_path)
+    assert [one.checkpoint for one in found] == [spec.folder, str(own)]
+    assert found[0].digest != found[1].digest, "translations of other searches are not kept for one another"
+    told = [r.getMessage() for r in caplog.records]
+    assert told == [f"search.max_length_offset=9 search.max_length_ratio=0.0: defaults of {own}"]

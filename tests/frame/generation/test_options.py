@@ -28,7 +28,7 @@ def test_yaml_and_python_have_the_same_defaults() -> None:
     assert parsed.batch == GenerationBatchOptions()
     text = (resources.files("nmt.conf") / "generate.yaml").read_text(encoding="utf-8")
     stated = dict(re.findall(r"^  (\w+): null .*\(default (.*)\)$", text, flags=re.MULTILINE))
-    ours = {name: "null" if value is None else as_text(value) for name, value in vars(SearchOptions()).items()}
+    ours = {name: as_text(value) for name, value in vars(SearchOptions()).items()}
     assert stated == ours
     assert set(node.search) == set(ours)
 
