@@ -47,19 +47,13 @@ def literal(value: Any) -> str:
 
 
 def hints_of(schema: Any) -> dict[str, Any]:
-    """The annotations of a dataclass, with their marks; where one is Any but has a dataclass for default, that."""
+    """The annotations of a dataclass, with their marks."""
     return _hints_of(schema)
 
 
 @cache
 def _hints_of(schema: Any) -> dict[str, Any]:
-    hints = get_type_hints(schema, include_extras=True)
-    groups = {item.name: item.default_factory for item in dataclasses.fields(schema)}
-    return {
-        name: groups[name] if hint is Any and dataclasses.is_dataclass(groups[name]) else hint
-        for name, hint in hints.items()
-        if name in groups
-    }
+    return get_type_hints(schema, include_extras=True)
 
 
 def without_none(hint: Any) -> tuple[Any, bool]:

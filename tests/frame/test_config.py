@@ -114,6 +114,8 @@ def test_overrides_are_split(text: str, expected: Override | None) -> None:
         ("criterion=from_a_plugin", "++criterion.name='from_a_plugin'"),
         ("++a.b=1", "++a.b=1"),
         ("++run=1.10", "++run='1.10'"),
+        ("model.norm.name=1.10", "++model.norm.name='1.10'"),
+        ("model={norm: {name: on, eps: 1e-6}}", "++model={norm: {name: 'on',eps: 1e-6}}"),
         ("~criterion", "~criterion"),
         ("hydra.verbose=true", "hydra.verbose=true"),
         ("--multirun", "--multirun"),

@@ -94,7 +94,15 @@ KEYS = [(command, key, hint) for command in SCHEMAS for key, hint in text_keys(c
 def test_text_keys_are_found() -> None:
     found = {(command, key) for command, key, _ in KEYS}
     assert len(found) > 60
-    for wanted in ("train run", "train corpus", "bench plugins", "preprocess test", "preprocess source", "import path"):
+    for wanted in (
+        "train run",
+        "train corpus",
+        "bench plugins",
+        "preprocess test",
+        "preprocess source",
+        "import path",
+        "generate search.no_repeat_except",
+    ):
         assert tuple(wanted.split()) in found
     assert ("reproduce", "recipe.benchmark.precision") in found
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,3 +164,10 @@ def test_command_line_keeps_what_was_chosen(tmp_path: Path) -> None:
     assert OmegaConf.to_container(got) == OmegaConf.to_container(config)
     assert "model=iwslt" in words
     assert len(words) < 25
+
+
+def test_the_command_quotes_what_needs_it() -> None:
+    places: dict[str, Any] = {"corpus": ["a,b", "1.10"], "run": "'x'", "init_from": "null"}
+    words = shlex.split(train_command(compose("train", ["corpus=a", "run=b"]), {}, **places))[1:]
+    config = compose("train", words)
+    assert {key: config[key] for key in places} == places
