@@ -44,7 +44,7 @@ SCHEMAS = {
     "preprocess": "nmt.data.prepare:PreprocessOptions",
     "prune": "nmt.compression.options:PruneOptions",
     "reproduce": "nmt.reproduction.options:ReproduceOptions",
-    "score": "nmt.text.scoring:ScoreOptions",
+    "score": "nmt.metrics.scoring:ScoreOptions",
     "similarity": "nmt.compression.similarity_options:SimilarityOptions",
     "train": "nmt.training.options:TrainOptions",
 }

@@ -22,6 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
+from nmt.checkpoints.checkpoint import load_model, model_files
 from nmt.config import (
     ConfigError,
     DataError,
@@ -34,8 +35,8 @@ from nmt.config import (
 )
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
 from nmt.models.encoder_decoder import EncoderDecoder, build_model
+from nmt.models.tensors import model_tensors
 from nmt.registry import discover
-from nmt.training.checkpoint import load_model, model_files, model_tensors
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.config import ConfigError, DataError, parse_options
 from nmt.generation.defaults import read_defaults, resolve_search
 from nmt.generation.options import SearchOptions
 from nmt.models.language_model import LanguageModel
 from nmt.registry import find
 from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checkpoint import load_model
 
 _STACK = {
     "self_attention": ("multihead",),

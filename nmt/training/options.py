@@ -10,6 +10,7 @@ from nmt.config import Texts, option
 from nmt.data.options import BatchOptions, SubwordOptions
 from nmt.device import Device
 from nmt.limits import MAX_BEAM, MAX_COUNT, MAX_SEED, MAX_THREADS, MAX_WEIGHT
+from nmt.parallel.options import Parallel
 
 
 class Precision(Enum):
@@ -18,14 +19,6 @@ class Precision(Enum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
-
-
-class Parallel(Enum):
-    """What each of several processes holds of the model."""
-
-    replicate = "replicate"
-    shard = "shard"
-    experts = "experts"
 
 
 class Metric(Enum):

@@ -16,6 +16,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from nmt.checkpoints.average import average_tensors
+from nmt.checkpoints.checkpoint import Checkpoint, CheckpointFiles, describe, model_files
+from nmt.checkpoints.store import CheckpointStore
+from nmt.checkpoints.warm_start import warm_start, weights_digest
 from nmt.config import ConfigError, DataError
 from nmt.data.batch import Batch
 from nmt.data.corpus import Corpus
@@ -26,28 +30,25 @@ from nmt.leftovers import settle_all
 from nmt.memory import explaining_shortage
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.from_data import use_data
-from nmt.ranks import Ranks
+from nmt.parallel.distribute import distribute
+from nmt.parallel.options import Parallel
+from nmt.parallel.ranks import Ranks
 from nmt.registry import build, discover, find
 from nmt.tasks.interfaces import Task
-from nmt.training.average import average_tensors
-from nmt.training.checkpoint import Checkpoint, CheckpointFiles, describe, model_files
-from nmt.training.checkpoint_store import CheckpointStore
 from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
-from nmt.training.logger import RunLogger, SilentLogger
-from nmt.training.options import Metric, Parallel, Precision, TrainOptions
-from nmt.training.parallel import distribute
+from nmt.training.options import Metric, Precision, TrainOptions
 from nmt.training.randomness import seed_process
 from nmt.training.resume import restore_newest
-from nmt.training.run_folder import adopt_config, check_config, check_links
-from nmt.training.run_lock import run_lock
-from nmt.training.run_manifest import Continued, Origin, Start, append_entry
-from nmt.training.signals import Interrupted, StopSignals
+from nmt.training.run.folder import adopt_config, check_config, check_links
+from nmt.training.run.lock import run_lock
+from nmt.training.run.logger import RunLogger, SilentLogger
+from nmt.training.run.manifest import Continued, Origin, Start, append_entry
+from nmt.training.run.signals import Interrupted, StopSignals
 from nmt.training.training_state import Learner, Progress
-from nmt.training.update import SMALLER, Updater, UpdateResult
+from nmt.training.update import SMALLER, Updater
 from nmt.training.validation import validation_loss, validation_quality
-from nmt.training.warm_start import warm_start, weights_digest
-from nmt.training.window import Window, dealt, gathered
+from nmt.training.window import UpdateResult, Window, dealt, gathered
 
 logger = logging.getLogger(__name__)
 

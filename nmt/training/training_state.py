@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nmt.config import DataError
-from nmt.models.encoder_decoder import SequenceModel
-from nmt.models.from_data import check_from_data
-from nmt.training.checkpoint import (
+from nmt.checkpoints.checkpoint import (
     MODEL_FILE,
     STATE_FACTS,
     STATE_TENSORS,
@@ -23,9 +20,12 @@ from nmt.training.checkpoint import (
     read_tensors,
     save_tensors,
 )
-from nmt.training.checksums import DamagedError
+from nmt.checkpoints.checksums import DamagedError
+from nmt.config import DataError
+from nmt.models.encoder_decoder import SequenceModel
+from nmt.models.from_data import check_from_data
+from nmt.parallel.replicas import Replicas
 from nmt.training.ema import MovingAverage
-from nmt.training.parallel import Replicas
 from nmt.training.randomness import check_random, random_states, restore_random
 from nmt.training.window import Window
 from nmt.untrusted import is_plain_name, read_json, shorten, typed

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nmt.data.batch import Batch
 from nmt.memory import explaining_shortage
-from nmt.ranks import exchanging
+from nmt.parallel.ranks import exchanging
 from nmt.training.interfaces import Criterion
 from nmt.training.options import LoopOptions, Precision
 from nmt.training.training_state import Learner
+from nmt.training.window import UpdateResult
 
 LESS_AT_ONCE = (
     "lower batch.max_tokens (and raise train.accumulate to keep the updates as large), batch.max_sentences or "
@@ -28,29 +28,6 @@ AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 class TrainingError(ValueError):
     """Training cannot go on; one line says where and why."""
-
-
-@dataclass
-class UpdateResult:
-    """Figures of one update; tensors stay on the device until they are logged.
-
-    Attributes:
-        sums: figures summed over the target tokens of this process.
-        figures: other scalars of this process.
-        num_tokens: target tokens of all processes.
-        num_padded: the same of this process, with padding.
-        grad_norm: of the whole gradient, before clipping.
-        skipped: the gradient was not finite and changed nothing.
-        stop: a process had been asked to stop before the update.
-    """
-
-    sums: dict[str, Tensor]
-    figures: dict[str, Tensor]
-    num_tokens: int
-    num_padded: int
-    grad_norm: float
-    skipped: bool
-    stop: bool
 
 
 class Updater:

@@ -17,11 +17,11 @@ from nmt.generation.hypothesis import FailedLines
 from nmt.generation.options import SearchOptions
 from nmt.generation.translate import GenerationBatchOptions, translate_ids
 from nmt.models.encoder_decoder import SequenceModel
-from nmt.ranks import Ranks, interleaved, sum_by_name
+from nmt.parallel.ranks import Ranks, interleaved, sum_by_name
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.interfaces import Criterion
 from nmt.training.options import ValidateOptions
-from nmt.training.signals import StopSignals
+from nmt.training.run.signals import StopSignals
 
 
 @torch.inference_mode()
@@ -75,7 +75,7 @@ def validation_quality(
     Raises:
         Interrupted: see ``StopSignals.shared``.
     """
-    from nmt.text.scoring import bleu, chrf
+    from nmt.metrics.scoring import bleu, chrf
 
     size = min(len(split), options.max_sentences or len(split))
     started = time.monotonic()

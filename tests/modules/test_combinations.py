@@ -19,15 +19,16 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import read_tensors, save_tensors
 from nmt.config import ConfigError, compose
 from nmt.data.batch import Batch
 from nmt.generation.options import SearchOptions
 from nmt.generation.translate import GenerationBatchOptions, translate_ids
 from nmt.models.encoder_decoder import EncoderDecoder, build_model, full_log_probs
 from nmt.models.interfaces import Layer, Part
+from nmt.models.tensors import load_tensors, model_tensors
 from nmt.registry import build, discover, find, slots
 from nmt.text.vocabulary import BOS, EOS
-from nmt.training.checkpoint import load_tensors, model_tensors, read_tensors, save_tensors
 
 discover()
 

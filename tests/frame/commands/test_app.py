@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from nmt.commands import app
 from nmt.config import ConfigError, compose
-from nmt.text.scoring import ScoreOptions
+from nmt.metrics.scoring import ScoreOptions
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,13 +10,13 @@ import pytest
 
 from nmt.config import ConfigError, DataError, compose, parse_options
 from nmt.data.corpus import Corpus
+from nmt.metrics.scoring import bleu as bleu_of
 from nmt.reproduction.choose import choose
 from nmt.reproduction.make import RunFailed, make_all
 from nmt.reproduction.options import RecipeOptions, ReproduceOptions
 from nmt.reproduction.plan import Job, plan, trials
 from nmt.reproduction.run import run_recipe
 from nmt.text.input import read_lines
-from nmt.text.scoring import bleu as bleu_of
 
 RECIPE: dict[str, Any] = {
     "name": "depth",

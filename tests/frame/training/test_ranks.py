@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from nmt.config import ConfigError, DataError, compose, parse_options
-from nmt.ranks import Ranks
+from nmt.parallel.ranks import Ranks
+from nmt.parallel.replicas import NORMALISER, Replicas
+from nmt.parallel.shards import Shards, _own_layers
 from nmt.training.options import TrainOptions
-from nmt.training.parallel import NORMALISER, Replicas
-from nmt.training.shards import Shards, _own_layers
 from nmt.training.trainer import Trainer
 from nmt.training.window import Window, dealt, gathered
 

@@ -19,11 +19,11 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import Checkpoint, CheckpointFiles, load_model
+from nmt.checkpoints.store import CheckpointStore
 from nmt.data.batch import Batch
 from nmt.leftovers import settle_all
-from nmt.training.checkpoint import Checkpoint, CheckpointFiles, load_model
-from nmt.training.checkpoint_store import CheckpointStore
-from nmt.training.signals import Interrupted, StopSignals
+from nmt.training.run.signals import Interrupted, StopSignals
 from nmt.training.trainer import Trainer
 from nmt.training.update import TrainingError
 

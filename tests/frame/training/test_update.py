@@ -17,11 +17,11 @@ from nmt.config import parse_options
 from nmt.data.batch import Batch, make_batch
 from nmt.data.corpus import Corpus
 from nmt.memory import MemoryShortage
-from nmt.ranks import Ranks
+from nmt.parallel.ranks import Ranks
+from nmt.parallel.replicas import Replicas
 from nmt.registry import build
 from nmt.training.ema import MovingAverage
 from nmt.training.options import LoopOptions, Precision
-from nmt.training.parallel import Replicas
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import TrainingError, Updater
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.config import compose, parse_options
 from nmt.data.corpus import Corpus
 from nmt.generation.hypothesis import FAILED
 from nmt.generation.translate import translate_ids
-from nmt.ranks import Ranks
-from nmt.text.scoring import bleu
+from nmt.metrics.scoring import bleu
+from nmt.parallel.ranks import Ranks
 from nmt.training import validation
-from nmt.training.checkpoint import load_model
 from nmt.training.options import TrainOptions
-from nmt.training.signals import StopSignals
+from nmt.training.run.signals import StopSignals
 
 
 @pytest.mark.parametrize("lost", [0, 3])

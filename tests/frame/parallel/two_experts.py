@@ -7,7 +7,7 @@ import sys
 import torch
 
 from nmt.config import compose, parse_options
-from nmt.ranks import leave
+from nmt.parallel.ranks import leave
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 

@@ -7,11 +7,10 @@ import itertools
 import logging
 from pathlib import Path
 
+from nmt.checkpoints.checkpoint import MODEL_FILE, STATE_FACTS, STATE_TENSORS, Checkpoint, CheckpointFiles
 from nmt.config import DataError
 from nmt.files import remove_folder, sync
 from nmt.leftovers import is_leftover, scratch_name
-from nmt.training.checkpoint import MODEL_FILE, STATE_FACTS, STATE_TENSORS, Checkpoint, CheckpointFiles
-from nmt.training.update import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +103,7 @@ class CheckpointStore:
             ranking: names of the validated checkpoints, best first.
 
         Raises:
-            TrainingError: it cannot be written; the checkpoints before it are as they were.
+            OSError: it cannot be written; the checkpoints before it are as they were.
         """
         self.save_aside(self.name(update), files)
         self.settle(ranking)
@@ -134,14 +133,16 @@ class CheckpointStore:
         """Write a checkpoint that is no moment of the training, such as an average.
 
         Raises:
-            TrainingError: it cannot be written.
+            OSError: it cannot be written.
         """
         try:
             files.write(self.folder / name, overwrite=True)
         except OSError as error:
-            raise TrainingError(
-                f"{self.folder / name}: cannot be written ({error.strerror or error}); what was saved before is whole, "
-                "and the same command goes on from there"
+            raise OSError(
+                error.errno,
+                f"cannot be written ({error.strerror or error}); what was saved before is whole, and the same command "
+                "goes on from there",
+                str(self.folder / name),
             ) from error
 
     def set_aside(self, path: Path) -> Path:

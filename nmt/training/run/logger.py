@@ -15,7 +15,6 @@ from typing import Any
 from tqdm import tqdm
 
 from nmt.files import write_bytes
-from nmt.training.update import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +64,17 @@ class RunLogger:
         """A line of ``metrics.jsonl`` and its scalars on the board; what is not finite is null, as JSON wants it.
 
         Raises:
-            TrainingError: the disk is full.
+            OSError: the disk is full.
         """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         try:
             self._file.write(json.dumps({"event": event, "update": update, **finite}) + "\n")
             self._file.flush()
         except OSError as error:
-            raise TrainingError(
-                f"{self.path}: cannot be written ({error.strerror}); the same command goes on from the last checkpoint"
+            raise OSError(
+                error.errno,
+                f"cannot be written ({error.strerror}); the same command goes on from the last checkpoint",
+                str(self.path),
             ) from error
         self.lines += 1
         for name, value in values.items():

@@ -15,8 +15,8 @@ import numpy as np
 
 from nmt.config import ConfigError, DataError, Texts, option, suggest
 from nmt.limits import MAX_SEED
+from nmt.metrics.significance import compare_statistics, holm
 from nmt.text.input import read_lines
-from nmt.text.significance import compare_statistics, holm
 from nmt.text.writer import STANDARD, open_output
 
 METRICS = ("bleu", "chrf", "ter")
@@ -79,7 +79,7 @@ class Comparison:
         delta: ``score - baseline``.
         low: lower end of the 95 % interval of the difference.
         high: upper end.
-        p_value: two-sided; see ``nmt.text.significance.compare_statistics``.
+        p_value: two-sided; see ``nmt.metrics.significance.compare_statistics``.
         trainings: of each of the two.
         paired: whether training by training one system was made from the other.
         samples: random differences that p-value and interval come from.
@@ -219,7 +219,7 @@ def compare(
         samples: shuffled, and resampled, corpora.
         seed: of these.
         paired: training by training, one system was made from the other; see
-            ``nmt.text.significance.compare_statistics``.
+            ``nmt.metrics.significance.compare_statistics``.
 
     Raises:
         ConfigError: unknown metric or tokeniser.

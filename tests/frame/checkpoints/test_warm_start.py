@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.config import ConfigError
-from nmt.training.checkpoint import load_model, model_tensors
+from nmt.models.tensors import model_tensors
 
 SHARED = [
     "model.decoder.self_attention={name: shared, policy: [2]}",

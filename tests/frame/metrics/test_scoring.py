@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nmt.config import ConfigError, DataError, compose, parse_options
-from nmt.text.scoring import METRICS, ScoreOptions, bleu, chrf, compare, corpus_score, make_metric, score_files
+from nmt.metrics.scoring import METRICS, ScoreOptions, bleu, chrf, compare, corpus_score, make_metric, score_files
 
 REFERENCE = ["the cat sat on the mat today", "a dog runs in the park", "two birds sing on a tree"]
 WORSE = ["the cat on mat", "dog runs the in park", "birds two sing tree a"]

@@ -8,12 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nmt.checkpoints.differences import differing, flat, listed
 from nmt.config import ConfigError, DataError
 from nmt.files import write_text
 from nmt.leftovers import is_leftover
-from nmt.training.differences import differing, flat, listed
-from nmt.training.run_lock import LOCK_FILE
-from nmt.training.run_manifest import read_entries
+from nmt.training.run.lock import LOCK_FILE
+from nmt.training.run.manifest import read_entries
 from nmt.untrusted import check_inside, read_yaml, typed
 
 logger = logging.getLogger(__name__)

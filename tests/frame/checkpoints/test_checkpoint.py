@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import load_model, resolve_checkpoint
+from nmt.checkpoints.checksums import SUMS_FILE, DamagedError, write_sums
 from nmt.config import ConfigError, DataError
 from nmt.data.corpus import Corpus
-from nmt.training.checkpoint import load_model, load_tensors, model_tensors, resolve_checkpoint
-from nmt.training.checksums import SUMS_FILE, DamagedError, write_sums
+from nmt.models.tensors import load_tensors, model_tensors
 
 FILES = ["SHA256SUMS", "config.yaml", "model.safetensors", "sentencepiece.model"]
 
@@ -234,7 +235,7 @@ def test_reading_uses_no_pickle(checkpoint: Path) -> None:
     """Reading works where unpickling is impossible."""
     code = (
         "import pickle, sys\n"
-        "from nmt.training.checkpoint import load_model\n"
+        "from nmt.checkpoints.checkpoint import load_model\n"
         "def refuse(*a, **k): raise SystemExit('unpickled')\n"
         "pickle.load = pickle.loads = pickle.Unpickler = refuse\n"
         "load_model(sys.argv[1])\n"

@@ -15,10 +15,10 @@ from torch.distributed.tensor import DTensor
 from nmt.config import ConfigError
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import Layer
-from nmt.ranks import Ranks, exchanging
-from nmt.training.checkpoint import check_tensors, model_tensors
-from nmt.training.options import Parallel
-from nmt.training.parallel import NORMALISER, Divided
+from nmt.models.tensors import check_tensors, model_tensors
+from nmt.parallel.options import Parallel
+from nmt.parallel.ranks import Ranks, exchanging
+from nmt.parallel.replicas import NORMALISER, Divided
 
 
 class Shards(Divided):

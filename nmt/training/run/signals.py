@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-from nmt.ranks import Ranks
+from nmt.parallel.ranks import Ranks
 
 
 class Interrupted(Exception):

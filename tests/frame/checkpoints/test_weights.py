@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from nmt.checkpoints.weights import DTYPES, read_into
 from nmt.config import DataError
-from nmt.training.weights import DTYPES, read_into
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from torch.testing import assert_close
 
 import nmt
 from nmt.config import ConfigError, compose, parse_options
-from nmt.ranks import Ranks
-from nmt.training.experts import DealtExperts
+from nmt.parallel.experts import DealtExperts
+from nmt.parallel.ranks import Ranks
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nmt.config import ConfigError, DataError
-from nmt.data import reader
-from nmt.data.reader import MAX_LINE_BYTES, ParallelText, TextFile, find_text
+from nmt.text import reader
+from nmt.text.reader import MAX_LINE_BYTES, ParallelText, TextFile, find_text
 
 TEXT = "eins\nzwei\u2028noch zwei\x85\x0b\x0c\x1c und zwei\n\n  vier \u00a0\n"
 LINES = ["eins", "zwei\u2028noch zwei\x85\x0b\x0c\x1c und zwei", "", "  vier \u00a0"]

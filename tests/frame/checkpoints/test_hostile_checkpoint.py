@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from nmt.checkpoints.average import average_checkpoints
+from nmt.checkpoints.checkpoint import load_model, read_tensors, resolve_checkpoint, tensor_shapes
+from nmt.checkpoints.checksums import SUMS_FILE, read_sums, write_sums
 from nmt.config import ConfigError, DataError
-from nmt.training.average import average_checkpoints
-from nmt.training.checkpoint import load_model, model_tensors, read_tensors, resolve_checkpoint, tensor_shapes
-from nmt.training.checksums import SUMS_FILE, read_sums, write_sums
-from nmt.training.logger import RunLogger
-from nmt.training.run_manifest import Continued, Origin, Start, append_entry
+from nmt.models.tensors import model_tensors
+from nmt.training.run.logger import RunLogger
+from nmt.training.run.manifest import Continued, Origin, Start, append_entry
 
 FEW = settings(
     max_examples=settings.default.max_examples // 5, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -104,7 +105,7 @@ def test_configurations_that_are_refused(key: str, value: object, message: str, 
 
 
 def test_tables_beside_the_file_are_bounded(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nmt.training.checkpoint.MAX_TABLES", 1000)
+    monkeypatch.setattr("nmt.checkpoints.checkpoint.MAX_TABLES", 1000)
     with pytest.raises(DataError, match=r"its model has tables of \d+ numbers beside the file; 1000 at most"):
         load_model(checkpoint)
 
@@ -125,7 +126,7 @@ def test_a_huge_model_takes_no_memory(checkpoint: Path) -> None:
     """In a process that may take 1 GiB more than it has: widths of 2^17 alone would take 100 GiB and more."""
     code = (
         "import resource, sys\n"
-        "from nmt.training.checkpoint import load_model\n"
+        "from nmt.checkpoints.checkpoint import load_model\n"
         "from nmt.config import ConfigError, DataError\n"
         "from nmt.registry import discover\n"
         "discover()\n"

@@ -19,16 +19,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from nmt.config import ConfigError, DataError
-from nmt.files import write_folder
-from nmt.models.encoder_decoder import SequenceModel
-from nmt.models.from_data import check_from_data
-from nmt.models.planned import Unfilled, sizes_only
-from nmt.registry import build, discover
-from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checksums import (
+from nmt.checkpoints.checksums import (
     REMEDY,
     SUMS_FILE,
     DamagedError,
@@ -36,7 +29,15 @@ from nmt.training.checksums import (
     read_sums,
     write_sums,
 )
-from nmt.training.weights import read_into
+from nmt.checkpoints.weights import read_into
+from nmt.config import ConfigError, DataError
+from nmt.files import write_folder
+from nmt.models.encoder_decoder import SequenceModel
+from nmt.models.from_data import check_from_data
+from nmt.models.planned import Unfilled, sizes_only
+from nmt.models.tensors import check_shapes, model_tensors
+from nmt.registry import build, discover
+from nmt.text.vocabulary import VocabularyPair
 from nmt.untrusted import check_inside, file_size, read_yaml, shorten
 
 FORMAT = 1
@@ -66,14 +67,6 @@ class Loaded:
     vocabularies: VocabularyPair
     config: DictConfig
     path: Path
-
-
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name; a tied parameter stands under its first name only."""
-    persistent = model.state_dict().keys()
-    tensors: dict[str, Tensor] = {name: p.data for name, p in model.named_parameters()}
-    tensors.update({name: b for name, b in model.named_buffers() if name in persistent})
-    return tensors
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -323,48 +316,6 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
         raise DataError(f"{path}: truncated or not a safetensors file ({shorten(error)})") from error
 
 
-def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Compare tensors with those of a model: names, shapes, and whether they hold floating-point numbers.
-
-    Args:
-        own: see ``model_tensors``.
-        tensors: what is to be loaded.
-        path: where they lie, for messages.
-
-    Raises:
-        DataError: a tensor is missing, unknown, of another shape or of another kind of numbers.
-    """
-    _check_shapes(own, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
-    for name, tensor in own.items():
-        if tensor.is_floating_point() != tensors[name].is_floating_point():
-            raise DataError(f"{path}: {name} holds {tensors[name].dtype}, the model needs {tensor.dtype}")
-
-
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into a model if `check_tensors` finds nothing.
-
-    Raises:
-        DataError: it does; the model is as it was.
-    """
-    own = model_tensors(model)
-    check_tensors(own, tensors, path)
-    for name, tensor in own.items():
-        tensor.copy_(tensors[name])
-
-
-def _check_shapes(own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Compare a model's tensors with names and shapes of a file."""
-    missing, unknown = sorted(own.keys() - shapes.keys()), sorted(shapes.keys() - own.keys())
-    if missing or unknown:
-        raise DataError(
-            f"{path}: does not fit the model of its configuration: {len(missing)} tensors missing "
-            f"{shorten(missing[:2], 200)}, {len(unknown)} unknown {shorten(unknown[:2], 200)}"
-        )
-    for name, tensor in own.items():
-        if tuple(tensor.shape) != shapes[name]:
-            raise DataError(f"{path}: {name} has shape {shapes[name]}, the model needs {tuple(tensor.shape)}")
-
-
 def build_to_fit(
     config: DictConfig, vocabularies: VocabularyPair, shapes: Mapping[str, tuple[int, ...]], path: Path
 ) -> SequenceModel:
@@ -393,7 +344,7 @@ def build_to_fit(
     except Exception as error:  # whatever a component does with numbers that nobody would choose
         raise DataError(f"{path}: does not fit the model of its configuration ({shorten(error)})") from error
     own = model_tensors(planned)
-    _check_shapes(own, shapes, path)
+    check_shapes(own, shapes, path)
     tables = sum(buffer.numel() for name, buffer in planned.named_buffers() if name not in own)
     if tables > MAX_TABLES:
         raise DataError(f"{path}: its model has tables of {tables} numbers beside the file; {MAX_TABLES} at most")

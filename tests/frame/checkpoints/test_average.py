@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from nmt.checkpoints.average import average_checkpoints, average_tensors
+from nmt.checkpoints.checkpoint import Checkpoint, load_model
+from nmt.checkpoints.checksums import SUMS_FILE, write_sums
 from nmt.config import ConfigError, DataError
-from nmt.training.average import average_checkpoints, average_tensors
-from nmt.training.checkpoint import Checkpoint, load_model
-from nmt.training.checksums import SUMS_FILE, write_sums
 
 MODEL = "model.safetensors"
 

@@ -7,13 +7,14 @@ import logging
 from omegaconf import DictConfig
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import Checkpoint, read_tensors
+from nmt.checkpoints.differences import model_differences
 from nmt.config import ConfigError
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.from_data import check_from_data
 from nmt.models.interfaces import Part
+from nmt.models.tensors import model_tensors
 from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checkpoint import Checkpoint, model_tensors, read_tensors
-from nmt.training.differences import model_differences
 from nmt.untrusted import shorten
 
 logger = logging.getLogger(__name__)

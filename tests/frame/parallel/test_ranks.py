@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nmt.config import ConfigError
-from nmt.ranks import LostProcessError, Ranks, _take_gpu, claim_failure, exchanging
+from nmt.parallel.ranks import LostProcessError, Ranks, _take_gpu, claim_failure, exchanging
 
 
 def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:

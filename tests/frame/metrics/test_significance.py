@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from nmt.text.significance import Difference, FloatArray, compare_statistics, holm
+from nmt.metrics.significance import Difference, FloatArray, compare_statistics, holm
 
 SENTENCES, RUNS, SAMPLES = 40, 400, 99
 

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import load_model
+from nmt.checkpoints.checksums import SUMS_FILE, write_sums
 from nmt.config import DataError
-from nmt.training.checkpoint import load_model, model_tensors
-from nmt.training.checksums import SUMS_FILE, write_sums
+from nmt.models.tensors import model_tensors
 
 OVERRIDES = [
     "model.dropout=0.3", "train.ema=0.8", "validate.every=5", "checkpoints.every=5", "optimizer.lr=0.01",

@@ -15,10 +15,10 @@ from nmt.config import ConfigError
 from nmt.data.batch import Batch
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.interfaces import Stack
-from nmt.ranks import Ranks
+from nmt.models.tensors import check_tensors, load_tensors, model_tensors
+from nmt.parallel.options import Parallel
+from nmt.parallel.ranks import Ranks
 from nmt.text.vocabulary import BOS, EOS, PAD
-from nmt.training.checkpoint import check_tensors, load_tensors, model_tensors
-from nmt.training.options import Parallel
 
 NORMALISER = 4096.0
 """With several processes the losses are divided by this before the backward passes, and the gradients by the rest when
@@ -169,29 +169,6 @@ class Divided(Replicas):
     @abstractmethod
     def _wholes(self) -> Iterator[tuple[str, Tensor]]:
         """The whole tensors of the model, one after the other; every process must take all."""
-
-
-def distribute(parallel: Parallel, model: SequenceModel, ranks: Ranks, device: torch.device) -> Replicas:
-    """Give every process its part in the training of a model.
-
-    Args:
-        parallel: how; one process alone has the whole model either way.
-        model: on the CPU, the same in every process.
-        ranks: the processes.
-        device: of this process.
-
-    Raises:
-        ConfigError: the model cannot be trained in that way.
-    """
-    if parallel is Parallel.replicate or ranks.world == 1:
-        return Replicas(model, ranks, device)
-    if parallel is Parallel.experts:
-        from nmt.training.experts import DealtExperts
-
-        return DealtExperts(model, ranks, device)
-    from nmt.training.shards import Shards  # importing FSDP takes half as long as importing torch
-
-    return Shards(model, ranks, device)
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

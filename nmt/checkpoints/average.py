@@ -9,11 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import Checkpoint, model_files, read_tensors
+from nmt.checkpoints.differences import model_differences
+from nmt.checkpoints.store import CheckpointStore
 from nmt.config import ConfigError, DataError
 from nmt.registry import discover
-from nmt.training.checkpoint import Checkpoint, model_files, read_tensors
-from nmt.training.checkpoint_store import CheckpointStore
-from nmt.training.differences import model_differences
 from nmt.untrusted import shorten
 
 
