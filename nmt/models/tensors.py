@@ -19,6 +19,11 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module that ask for gradients."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
     """Compare tensors with those of a model: names, shapes, and whether they hold floating-point numbers.
 

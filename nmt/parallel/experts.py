@@ -16,7 +16,7 @@ from nmt.models.experts import Experts, Transform
 from nmt.models.tensors import check_tensors, model_tensors
 from nmt.parallel.options import Parallel
 from nmt.parallel.ranks import Ranks, exchanging
-from nmt.parallel.replicas import NORMALISER, Divided
+from nmt.parallel.replicas import NORMALISER, Divided, norm_of
 
 
 class DealtExperts(Divided):
@@ -30,7 +30,9 @@ class DealtExperts(Divided):
         ConfigError: there are no experts, they cannot be dealt evenly, or a stack skips layers at random.
     """
 
-    def __init__(self, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
+    def __init__(
+        self, model: SequenceModel, ranks: Ranks, device: torch.device, beside: Sequence[nn.Parameter] = ()
+    ) -> None:
         banks = {name: module for name, module in model.named_modules() if isinstance(module, Experts)}
         if not banks:
             raise ConfigError(
@@ -43,7 +45,7 @@ class DealtExperts(Divided):
                     f"train.parallel=experts: {ranks.world} processes cannot share the {number} experts of {name} "
                     "evenly; give feed_forward.experts a multiple of the processes, or train.parallel=replicate"
                 )
-        super().__init__(Parallel.experts, model, ranks, device)
+        super().__init__(Parallel.experts, model, ranks, device, beside)
         self._shapes: dict[nn.Parameter, torch.Size] = {}
         for bank in banks.values():
             bank.exchange = self._exchange
@@ -52,7 +54,7 @@ class DealtExperts(Divided):
                 setattr(bank, name, own)
                 self._shapes[own] = parameter.shape
         self.model = model.to(device)
-        self.parameters = list(model.parameters())
+        self.of_model = list(model.parameters())
         self.replicated = [p for p in self.parameters if p not in self._shapes]
 
     # --- an update ----------------------------------------------------------------------------------------------------
@@ -65,9 +67,9 @@ class DealtExperts(Divided):
         return total, stop
 
     def grad_norm(self) -> Tensor:
-        dealt = _norm(self._shapes).square()
+        dealt = norm_of(self._shapes).square()
         self.ranks.all_reduce(dealt)
-        return (dealt + _norm(self.replicated).square()).sqrt()
+        return (dealt + norm_of(self.replicated).square()).sqrt()
 
     def _exchange(self, transform: Transform, x: Tensor, counts: Tensor) -> Tensor:
         """See ``Experts.exchange``."""
@@ -138,7 +140,3 @@ def _all_to_all(x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tens
     # As bytes: gloo does not know every number format.
     dist.all_to_all_single(got.view(torch.uint8), x.contiguous().view(torch.uint8), list(received), list(sent))
     return got
-
-
-def _norm(parameters: Any) -> Tensor:
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,14 +35,24 @@ class Replicas:
     Attributes:
         model: what is trained.
         ranks: the processes.
-        parameters: what the optimiser of this process updates.
-        replicated: those of them that every process holds alike.
+        beside: parameters that are trained with the model and are not its own; every process holds all of them.
+        of_model: what this process updates of the model.
+        replicated: what every process holds alike of all that is trained.
     """
 
-    def __init__(self, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
+    def __init__(
+        self, model: SequenceModel, ranks: Ranks, device: torch.device, beside: Sequence[nn.Parameter] = ()
+    ) -> None:
         self.model = model.to(device)
         self.ranks = ranks
-        self.parameters = self.replicated = list(self.model.parameters())
+        self.beside = list(beside)
+        self.of_model = list(self.model.parameters())
+        self.replicated = self.parameters
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimiser of this process updates: the model's first."""
+        return [*self.of_model, *self.beside]
 
     # --- an update ----------------------------------------------------------------------------------------------------
 
@@ -81,11 +91,13 @@ class Replicas:
 
     def grad_norm(self) -> Tensor:
         """The norm of all gradients together."""
-        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return norm_of(self.parameters)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
         self.model.zero_grad(set_to_none=True)
+        for parameter in self.beside:
+            parameter.grad = None
 
     # --- whole tensors and what of them lies here ---------------------------------------------------------------------
 
@@ -138,7 +150,14 @@ class Divided(Replicas):
         ConfigError: a stack skips layers at random.
     """
 
-    def __init__(self, parallel: Parallel, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
+    def __init__(
+        self,
+        parallel: Parallel,
+        model: SequenceModel,
+        ranks: Ranks,
+        device: torch.device,
+        beside: Sequence[nn.Parameter],
+    ) -> None:
         if any(stack.skips_layers for stack in model.modules() if isinstance(stack, Stack)):
             raise ConfigError(
                 f"train.parallel={parallel.value}: all processes must run the same layers, but layer_drop skips some "
@@ -147,6 +166,7 @@ class Divided(Replicas):
         self.model = model
         self.ranks = ranks
         self.device = device
+        self.beside = list(beside)
         self._plain = copy.deepcopy(model)
 
     def filled(self, batches: Sequence[Batch], rounds: int) -> Sequence[Batch]:
@@ -169,6 +189,11 @@ class Divided(Replicas):
     @abstractmethod
     def _wholes(self) -> Iterator[tuple[str, Tensor]]:
         """The whole tensors of the model, one after the other; every process must take all."""
+
+
+def norm_of(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm of the gradients of parameters together."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

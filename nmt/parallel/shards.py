@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from nmt.models.interfaces import Layer
 from nmt.models.tensors import check_tensors, model_tensors
 from nmt.parallel.options import Parallel
 from nmt.parallel.ranks import Ranks, exchanging
-from nmt.parallel.replicas import NORMALISER, Divided
+from nmt.parallel.replicas import NORMALISER, Divided, norm_of
 
 
 class Shards(Divided):
@@ -33,8 +33,10 @@ class Shards(Divided):
         ConfigError: a stack skips layers at random, or this version of torch cannot.
     """
 
-    def __init__(self, model: SequenceModel, ranks: Ranks, device: torch.device) -> None:
-        super().__init__(Parallel.shard, model, ranks, device)
+    def __init__(
+        self, model: SequenceModel, ranks: Ranks, device: torch.device, beside: Sequence[nn.Parameter] = ()
+    ) -> None:
+        super().__init__(Parallel.shard, model, ranks, device, beside)
         mesh = init_device_mesh(device.type, (ranks.world,))
         if device.type == "cpu":
             _probe(mesh)
@@ -46,34 +48,37 @@ class Shards(Divided):
             unit.unshard()  # the first time lays the shards out for good
             unit.reshard()
         self._sharded = list(model.parameters())
-        self.parameters = [nn.Parameter(_local(p.detach()), requires_grad=p.requires_grad) for p in self._sharded]
-        self._of = dict(zip(self.parameters, self._sharded))
+        self.of_model = [nn.Parameter(_local(p.detach()), requires_grad=p.requires_grad) for p in self._sharded]
+        self.replicated = self.beside
+        self._of = dict(zip(self.of_model, self._sharded))
 
     def reduce(self, num_tokens: int, stop: bool) -> tuple[int, bool]:
-        total, stops = self.ranks.sum([num_tokens, int(stop)])
+        total, stop = super().reduce(num_tokens, stop)
         for own, sharded in self._of.items():
             assert own.data_ptr() == _local(sharded).data_ptr(), "the shards were moved"
             # The backward pass has left the mean over the processes.
             own.grad = None if sharded.grad is None else _local(sharded.grad) * (NORMALISER * self.ranks.world / total)
-        return total, stops > 0
+        return total, stop
 
     def grad_norm(self) -> Tensor:
-        squares = super().grad_norm().square()
+        squares = norm_of(self.of_model).square()
         self.ranks.all_reduce(squares)
-        return squares.sqrt()
+        return (squares + norm_of(self.beside).square()).sqrt()
 
     def zero_grad(self) -> None:
         super().zero_grad()
-        for own in self.parameters:
+        for own in self.of_model:
             own.grad = None
 
     def shape(self, parameter: Tensor) -> torch.Size:
-        return self._of[parameter].shape  # type: ignore[index]
+        return self._of.get(parameter, parameter).shape  # type: ignore[call-overload, no-any-return]
 
     def whole(self, parameter: Tensor, tensor: Tensor) -> Tensor:
         if tensor.shape != parameter.shape:
             return tensor  # a count, say: the same everywhere
-        like = self._of[parameter]  # type: ignore[index]
+        like = self._of.get(parameter)  # type: ignore[call-overload]
+        if like is None:
+            return tensor
         assert isinstance(like, DTensor)
         spread = DTensor.from_local(
             tensor, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
@@ -82,8 +87,8 @@ class Shards(Divided):
             return spread.full_tensor()
 
     def part(self, parameter: Tensor, tensor: Tensor) -> Tensor:
-        like = self._of[parameter]  # type: ignore[index]
-        return self._rows(tensor) if tensor.shape == like.shape else tensor
+        like = self._of.get(parameter)  # type: ignore[call-overload]
+        return tensor if like is None or tensor.shape != like.shape else self._rows(tensor)
 
     def local(self) -> dict[str, Tensor]:
         return {name: _local(tensor) for name, tensor in model_tensors(self.model).items()}

@@ -30,6 +30,7 @@ from nmt.leftovers import settle_all
 from nmt.memory import explaining_shortage
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.from_data import use_data
+from nmt.models.tensors import trained_parameters
 from nmt.parallel.distribute import distribute
 from nmt.parallel.options import Parallel
 from nmt.parallel.ranks import Ranks
@@ -109,22 +110,25 @@ class Trainer:
             if options.init_from is not None:
                 known = warm_start(model, options.init_from, self.corpus.vocabularies, self._described(config))
             use_data(model, lambda side: torch.from_numpy(self.batches.word_counts(side)), known)
+        self.criterion: Criterion = build("criterion", options.criterion, key="criterion")
+        self.criterion.prepare(model)
         with explaining_shortage(f"while the model is brought to {self.device}", SMALLER):
-            self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
+            beside = trained_parameters(self.criterion.to(self.device))
+            self.parallel = distribute(options.train.parallel, model, self.ranks, self.device, beside)
         self.model = model
-        self.criterion: Criterion = build("criterion", options.criterion, key="criterion").to(self.device)
         self.schedule: Schedule = build(
             "schedule", options.schedule, key="schedule", total_updates=self._total_updates()
         )
         self.learner = Learner(
             parallel=self.parallel,
+            criterion=self.criterion,
             optimizer=build("optimizer", options.optimizer, key="optimizer", parameters=self.parallel.parameters),
             scaler=torch.amp.GradScaler(self.device.type, enabled=options.train.precision is Precision.fp16),
-            average=MovingAverage(self.parallel.parameters, options.train.ema),
+            average=MovingAverage(self.parallel.of_model, options.train.ema),
             progress=Progress(),
         )
         forward: Callable[..., Any] = torch.compile(model, dynamic=True) if options.compile else model
-        self.updater = Updater(self.learner, self.criterion, forward, options.train, self.device)
+        self.updater = Updater(self.learner, forward, options.train, self.device)
         if self.ranks.first:
             check_config(self.folder, config, extendable=not self.schedule.uses_total, processes=self.ranks.world)
         self.config = config
@@ -261,7 +265,7 @@ class Trainer:
                 )
         restore_newest(self.learner, self.store, self.ranks)
         progress = self.learner.progress
-        parameters = sum(self.parallel.shape(p).numel() for p in self.parallel.parameters if p.requires_grad)
+        parameters = sum(self.parallel.shape(p).numel() for p in self.parallel.of_model if p.requires_grad)
         if self.ranks.first:
             append_entry(
                 self.folder,
@@ -444,9 +448,7 @@ class Trainer:
         with explaining_shortage("while validating", LESS_VALIDATED), self.parallel.evaluated() as model:
             figures = validation_loss(model, self.criterion, split, options.max_tokens, *place)
             if self.translates:
-                model.eval()
                 figures.update(validation_quality(model, self.corpus.vocabularies, split, options, *place))
-                model.train()
         return figures
 
     def _validate(self) -> dict[str, float]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from nmt.data.batch import Batch
 from nmt.memory import explaining_shortage
 from nmt.parallel.ranks import exchanging
-from nmt.training.interfaces import Criterion
 from nmt.training.options import LoopOptions, Precision
 from nmt.training.training_state import Learner
 from nmt.training.window import UpdateResult
@@ -34,8 +33,7 @@ class Updater:
     """Makes updates in the precision that was asked for.
 
     Args:
-        learner: model, optimiser and what goes with them.
-        criterion: what is minimised.
+        learner: model, criterion, optimiser and what goes with them.
         forward: the model's forward pass, perhaps compiled.
         options: ``train.*``.
         device: where the model is.
@@ -44,13 +42,11 @@ class Updater:
     def __init__(
         self,
         learner: Learner,
-        criterion: Criterion,
         forward: Callable[..., object],
         options: LoopOptions,
         device: torch.device,
     ) -> None:
         self.learner = learner
-        self.criterion = criterion
         self.forward = forward
         self.options = options
         self.device = device
@@ -115,7 +111,7 @@ class Updater:
     def _backward(self, batch: Batch, divisor: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with exchanging():  # layers that are sharded are gathered as they run
             with self.autocast():
-                output = self.criterion(self.learner.model, batch, self.forward)
+                output = self.learner.criterion(self.learner.model, batch, self.forward)
             self.learner.scaler.scale(output.loss / divisor).backward()
         return output.sums, output.figures
 

@@ -17,6 +17,7 @@ from nmt.generation.hypothesis import FailedLines
 from nmt.generation.options import SearchOptions
 from nmt.generation.translate import GenerationBatchOptions, translate_ids
 from nmt.models.encoder_decoder import SequenceModel
+from nmt.models.mode import evaluating
 from nmt.parallel.ranks import Ranks, interleaved, sum_by_name
 from nmt.text.vocabulary import VocabularyPair
 from nmt.training.interfaces import Criterion
@@ -49,12 +50,8 @@ def validation_loss(
             own["num_tokens"] += batch.num_tokens
         return own
 
-    was_training = model.training
-    model.eval()
-    criterion.eval()
-    totals = sum_by_name(signals.shared(ranks, sums))
-    model.train(was_training)
-    criterion.train(was_training)
+    with evaluating(model, criterion):
+        totals = sum_by_name(signals.shared(ranks, sums))
     num_tokens = totals.pop("num_tokens")
     figures = {name: value / num_tokens for name, value in totals.items()}
     figures["ppl"] = math.exp(min(figures["nll"], 100.0))
@@ -90,7 +87,8 @@ def validation_quality(
         )
         return [(vocabularies.target.decode(best[0].ids), best[0].failed) for best in hypotheses]
 
-    pairs = interleaved(signals.shared(ranks, translate))
+    with evaluating(model):
+        pairs = interleaved(signals.shared(ranks, translate))
     lines = [text for text, _ in pairs]
     figures = {}
     if ranks.first:

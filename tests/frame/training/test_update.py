@@ -45,10 +45,9 @@ def make_updater(make_model, composed) -> Callable[..., Updater]:
             optimizer = build("optimizer", {"name": "adam"}, key="k", parameters=model.parameters())
         scaler = torch.amp.GradScaler("cpu", enabled=values.precision is Precision.fp16)
         parallel = Replicas(model, Ranks(), torch.device("cpu"))
-        learner = Learner(parallel, optimizer, scaler, MovingAverage(model.parameters(), 0.0), Progress())
-        return Updater(
-            learner, build("criterion", {"name": "cross_entropy"}, key="k"), model, values, torch.device("cpu")
-        )
+        criterion = build("criterion", {"name": "cross_entropy"}, key="k")
+        learner = Learner(parallel, criterion, optimizer, scaler, MovingAverage(model.parameters(), 0.0), Progress())
+        return Updater(learner, model, values, torch.device("cpu"))
 
     return make
 
