@@ -337,7 +337,7 @@ def reset_switched(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     for key in given:
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(config, parent) if last == "name" and parent else None
-        # A node that holds other components (model.decoder) has dimensions beside its component's own options: they stay.
+        # A node that holds other components (model.decoder) has dimensions beside its own options: they stay.
         if not isinstance(node, DictConfig) or any(_is_component(child) for child in node.values()):
             continue
         for option_name in list(node):

@@ -28,9 +28,14 @@ _STACK = {
     "layer": ("transformer",),
     "stack": ("sequential",),
 }
-_SHARED = {"embedding": ("learned",), "norm": ("layer_norm", "rms_norm"), "output": ("linear",)}
+_SHARED = {
+    "embedding": ("learned",),
+    "norm": ("layer_norm", "rms_norm"),
+    "linear": ("dense",),
+    "output": ("linear",),
+}
 
-_CARRIED = {
+_CARRIED: dict[str, set[str]] = {
     "self_attention": {"num_heads", "bias"},
     "cross_attention": {"num_heads", "bias"},
     "feed_forward": {"ffn_dim", "activation", "bias"},
@@ -38,6 +43,7 @@ _CARRIED = {
     "stack": {"layer_drop"},  # acts in training only
     "embedding": {"share", "positions", "max_positions", "scale"},
     "norm": {"eps"},
+    "linear": set(),
     "output": {"bias"},
 }
 """Options that an export carries over; any other must have its default, which is the standard Transformer's way."""
@@ -154,6 +160,10 @@ def read_standard(checkpoint: str | Path, to: str) -> StandardTransformer:
     norm, norm_options = _component("norm", node.norm, "model.norm", _SHARED["norm"], to)
     _, embedding = _component("embedding", node.embedding, "model.embedding", _SHARED["embedding"], to)
     _component("output", node.output, "model.output", _SHARED["output"], to)
+    linear = dict(node.get("linear") or {"name": "dense"})
+    for role, other in (linear.pop("by_role", None) or {}).items():
+        _component("linear", other, f"model.linear.by_role.{role}", _SHARED["linear"], to)
+    _component("linear", linear, "model.linear", _SHARED["linear"], to)
     tensors: dict[str, Tensor] = {n: p.data for n, p in loaded.model.named_parameters(remove_duplicate=False)}
     tensors.update(loaded.model.named_buffers(remove_duplicate=False))
     strange = sorted(name for name, t in tensors.items() if not t.is_floating_point())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from nmt.criterions.cross_entropy import CrossEntropy, CrossEntropyOptions
 from torch import Tensor, nn
 
+from nmt.config import option
 from nmt.data.batch import Batch
 from nmt.models.encoder_decoder import ModelOutput, SequenceModel
 from nmt.models.frozen import Frozen
@@ -15,9 +17,20 @@ from nmt.registry import register
 from nmt.text.vocabulary import EOS, PAD
 
 
-@register("criterion", "hinted", options=CrossEntropyOptions)
+@dataclass
+class HintedOptions(CrossEntropyOptions):
+    """Options of ``hinted`` (criterion)."""
+
+    dropout: float = option(0.1, "of what is projected", minimum=0, below=1, training_only=True)
+
+
+@register("criterion", "hinted", options=HintedOptions)
 class Hinted(CrossEntropy):
     """Cross-entropy, and how far a projection of the decoder's states is from those of the model at its beginning."""
+
+    def __init__(self, options: HintedOptions) -> None:
+        super().__init__(options)
+        self.dropout = nn.Dropout(options.dropout)
 
     def prepare(self, model: SequenceModel) -> None:
         tokens = torch.tensor([[EOS]])
@@ -25,7 +38,6 @@ class Hinted(CrossEntropy):
         self.project = nn.Linear(embed_dim, embed_dim)
         self.register_buffer("passes", torch.zeros(()))
         self.teacher = Frozen(copy.deepcopy(model), torch.device("cpu"))
-        self.dropout = nn.Dropout(0.1)
         self.held = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2)).eval().requires_grad_(False)
 
     def main(self, model: SequenceModel, output: ModelOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

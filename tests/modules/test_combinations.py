@@ -33,7 +33,7 @@ from nmt.text.vocabulary import BOS, EOS
 discover()
 
 KEYS = {slot: f"decoder.{slot}" for slot in ("self_attention", "cross_attention", "feed_forward", "layer", "stack")}
-KEYS |= {slot: slot for slot in ("embedding", "norm", "output")}
+KEYS |= {slot: slot for slot in ("embedding", "norm", "linear", "output")}
 CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     slot: {name: {"name": name} for name in slots()[slot].components} for slot in KEYS
 }

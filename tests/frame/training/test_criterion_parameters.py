@@ -23,6 +23,11 @@ from nmt.training.trainer import Trainer
 HINTED = ["plugins=[hinted]", "criterion.name=hinted", "train.ema=0.9", "model.dropout=0.1", "validate.every=2"]
 
 
+@pytest.fixture(autouse=True)
+def hinted(plugin) -> None:
+    plugin("hinted")
+
+
 def parts(trainer: Trainer) -> dict[str, Any]:
     tensors = {f"model.{name}": tensor for name, tensor in trainer.parallel.tensors().items()}
     tensors |= {f"criterion.{name}": tensor for name, tensor in model_tensors(trainer.criterion).items()}

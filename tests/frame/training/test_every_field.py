@@ -30,6 +30,11 @@ OVERRIDES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def hinted(plugin) -> None:
+    plugin("hinted")
+
+
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
     """Everything in a tree of dicts, lists and dataclasses, by its path."""
     if dataclasses.is_dataclass(value):
