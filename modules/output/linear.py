@@ -42,7 +42,7 @@ class LinearOutput(Output):
             self.projection.init()
         else:
             self.projection.tie(shared)
-            if options.bias:
+            if self.projection.bias is not None:
                 nn.init.zeros_(self.projection.bias)
 
     def log_probs(self, hidden: Tensor) -> Tensor:
