@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from nmt.checkpoints.average import average_tensors
 from nmt.checkpoints.checkpoint import Checkpoint, CheckpointFiles, describe, model_files
 from nmt.checkpoints.store import CheckpointStore
 from nmt.checkpoints.warm_start import warm_start, weights_digest
-from nmt.config import ConfigError, DataError
+from nmt.config import ConfigError, DataError, suggest
 from nmt.data.batch import Batch
 from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches, training_splits
@@ -35,10 +36,10 @@ from nmt.parallel.distribute import distribute
 from nmt.parallel.options import Parallel
 from nmt.parallel.ranks import Ranks
 from nmt.registry import build, discover, find
-from nmt.tasks.interfaces import Task
+from nmt.tasks.interfaces import Evaluation, Task
 from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
-from nmt.training.options import Metric, Precision, TrainOptions
+from nmt.training.options import Precision, TrainOptions
 from nmt.training.randomness import seed_process
 from nmt.training.resume import restore_newest
 from nmt.training.run.folder import adopt_config, check_config, check_links
@@ -48,7 +49,7 @@ from nmt.training.run.manifest import Continued, Origin, Start, append_entry
 from nmt.training.run.signals import Interrupted, StopSignals
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import SMALLER, Updater
-from nmt.training.validation import validation_loss, validation_quality
+from nmt.training.validation import validation_loss
 from nmt.training.window import UpdateResult, Window, dealt, gathered
 
 logger = logging.getLogger(__name__)
@@ -95,15 +96,14 @@ class Trainer:
             begun.check(self.start)
         self.corpus.split("valid")  # that there is none should show now
         torch.manual_seed(options.seed)
-        task: Task = build("task", options.task, key="task")
-        self._check_task(task)
-        self.metric = self._metric(task)
-        self.translates = options.validate.translate and task.parallel
+        self.task: Task = build("task", options.task, key="task")
+        self._check_task(self.task)
+        self.metric = self._metric(self.task)
         config = config.copy()
-        config.validate.metric = self.metric.value
+        config.validate.metric = self.metric
         config.mix = None if set(options.mix or [1.0]) == {1.0} else options.mix
         with explaining_shortage("while the model is made", SMALLER):
-            model: SequenceModel = task.build_model(options.model, self.corpus.vocabularies)
+            model: SequenceModel = self.task.build_model(options.model, self.corpus.vocabularies)
         self.batches = self._make_batches(self._longest(model))
         if begun is None:
             known = set[str]()
@@ -164,18 +164,16 @@ class Trainer:
                     f"prepare the corpus {'with' if task.parallel else 'without'} source="
                 )
 
-    def _metric(self, task: Task) -> Metric:
+    def _metric(self, task: Task) -> str:
         """What chooses the best checkpoint."""
-        chosen = self.options.validate.metric or Metric(task.metrics[0])
-        if chosen.value not in task.metrics:
+        chosen = self.options.validate.metric or next(iter(task.metrics))
+        if chosen not in task.metrics:
             raise ConfigError(
-                f"validate.metric={chosen.value}: task {self.options.task['name']!r} has no such metric; "
-                f"valid options: {', '.join(task.metrics)}"
+                f"validate.metric={chosen}: task {self.options.task['name']!r} has no such metric; "
+                f"valid options: {', '.join(task.metrics)}{suggest(chosen, task.metrics)}"
             )
-        if chosen is not Metric.loss and not self.options.validate.translate:
-            raise ConfigError(
-                f"validate.metric={chosen.value} needs validate.translate=true; or choose validate.metric=loss"
-            )
+        if chosen != "loss" and not self.options.validate.translate:
+            raise ConfigError(f"validate.metric={chosen} needs validate.translate=true; or choose validate.metric=loss")
         return chosen
 
     def _open_corpora(self) -> list[Corpus]:
@@ -323,7 +321,7 @@ class Trainer:
             figures = self._average_at_end(figures)
         progress.finished = True
         self._save()
-        best = "" if progress.best is None else f", best {self.metric.value} {progress.best:.4g}"
+        best = "" if progress.best is None else f", best {self.metric} {progress.best:.4g}"
         memory = peak_memory_mib(self.device)
         logger.info(
             "%s: finished after %d updates, %.0f s of training, peak memory %.0f MiB%s",
@@ -447,8 +445,10 @@ class Trainer:
         place = (self.device, self.ranks, self.signals)
         with explaining_shortage("while validating", LESS_VALIDATED), self.parallel.evaluated() as model:
             figures = validation_loss(model, self.criterion, split, options.max_tokens, *place)
-            if self.translates:
-                figures.update(validation_quality(model, self.corpus.vocabularies, split, options, *place))
+            if options.translate:
+                shared = partial(self.signals.shared, self.ranks)
+                given = Evaluation(model, self.corpus.vocabularies, split, options, self.device, self.ranks, shared)
+                figures.update(self.task.evaluate(given))
         return figures
 
     def _validate(self) -> dict[str, float]:
@@ -468,8 +468,8 @@ class Trainer:
     def _rank(self, figures: dict[str, float], name: str) -> None:
         """Enter a validated checkpoint into the ranking."""
         progress, metric = self.learner.progress, self.metric
-        value = figures[metric.value]
-        sign = 1 if metric is Metric.loss else -1
+        value = figures[metric]
+        sign = -1 if self.task.metrics[metric] else 1
         if progress.best is None or sign * value < sign * progress.best:
             progress.best, progress.without_better = value, 0
         else:

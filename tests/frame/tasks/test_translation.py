@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from nmt.generation.hypothesis import FAILED
 from nmt.generation.translate import translate_ids
 from nmt.metrics.scoring import bleu
 from nmt.parallel.ranks import Ranks
-from nmt.training import validation
+from nmt.registry import NoOptions
+from nmt.tasks import translation
+from nmt.tasks.interfaces import Evaluation
 from nmt.training.options import TrainOptions
 from nmt.training.run.signals import StopSignals
 
@@ -34,11 +37,11 @@ def test_quality_is_that_of_the_search(
         seen.append([[FAILED]] * lost + found[lost:])
         return seen[-1]
 
-    monkeypatch.setattr(validation, "translate_ids", watched)
+    monkeypatch.setattr(translation, "translate_ids", watched)
+    shared = partial(StopSignals().shared, Ranks())
+    given = Evaluation(loaded.model, loaded.vocabularies, split, options, torch.device("cpu"), Ranks(), shared)
     with caplog.at_level(logging.WARNING):
-        figures = validation.validation_quality(
-            loaded.model, loaded.vocabularies, split, options, torch.device("cpu"), Ranks(0, 1), StopSignals()
-        )
+        figures = translation.Translation(NoOptions()).evaluate(given)
     lines = [loaded.vocabularies.target.decode(best[0].ids) for best in seen[0]]
     assert [bool(line) for line in lines] == [False] * lost + [True] * (len(split) - lost)
     assert figures["bleu"] == bleu(lines, split.target_texts()).score
