@@ -12,7 +12,7 @@ from nmt.registry import NoOptions, register
 
 
 @register("linear", "dense")
-class DenseLinear(nn.Linear, LinearMap):
+class DenseLinear(nn.Linear, LinearMap):  # type: ignore[misc]  # torch says that there always is a bias
     """A matrix in full, and a bias."""
 
     def __init__(self, options: NoOptions, *, in_features: int, out_features: int, bias: bool) -> None:

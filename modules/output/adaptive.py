@@ -179,7 +179,8 @@ class AdaptiveOutput(Output):
         head_target = ranks
         if self.clusters is not None:
             weight = torch.cat([weight, self.clusters.matrix()])
-            bias = None if bias is None else torch.cat([bias, self.clusters.bias])
+            if bias is not None and self.clusters.bias is not None:
+                bias = torch.cat([bias, self.clusters.bias])
             for cluster, (_, start, end) in enumerate(self._tails(), start=self.head_size):
                 head_target = head_target.masked_fill((ranks >= start) & (ranks < end), cluster)
             if label_smoothing:

@@ -71,7 +71,7 @@ class Shards(Divided):
             own.grad = None
 
     def shape(self, parameter: Tensor) -> torch.Size:
-        return self._of.get(parameter, parameter).shape  # type: ignore[call-overload, no-any-return]
+        return self._of.get(parameter, parameter).shape  # type: ignore[call-overload]
 
     def whole(self, parameter: Tensor, tensor: Tensor) -> Tensor:
         if tensor.shape != parameter.shape:

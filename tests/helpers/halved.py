@@ -20,14 +20,14 @@ class Halved(LinearMap):
     def __init__(self, options: NoOptions, *, in_features: int, out_features: int, bias: bool) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.half = nn.Parameter(torch.empty(out_features, in_features))
+        self.kept = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def matrix(self) -> Tensor:
-        return 2 * self.half
+        return 2 * self.kept
 
     def init(self, parts: int | Sequence[int] = 1, gain: float | None = None) -> None:
-        nn.init.normal_(self.half, std=0.1)
+        nn.init.normal_(self.kept, std=0.1)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-import nmt
+from nmt.checkpoints.checkpoint import load_model
 from nmt.config import DataError
 from nmt.models.frozen import Frozen
 from nmt.models.mode import evaluating
@@ -37,7 +37,7 @@ def parts(trainer: Trainer) -> dict[str, Any]:
 def test_they_are_trained_and_resumed_bit_for_bit(make_trainer, train, tmp_path: Path) -> None:
     fresh = parts(make_trainer(f"run={tmp_path / 'fresh'}", "train.max_updates=6", *HINTED))
     whole = parts(train(f"run={tmp_path / 'whole'}", "train.max_updates=6", *HINTED))
-    train(f"run={tmp_path / 'parts'}", "train.max_updates=3", "checkpoints.every=3", *HINTED)
+    train(f"run={tmp_path / 'parts'}", "train.max_updates=3", *HINTED)
     resumed = parts(train(f"run={tmp_path / 'parts'}", "train.max_updates=6", *HINTED))
     assert_close(resumed, whole, rtol=0, atol=0)
     assert whole["criterion.passes"] == 6
@@ -55,7 +55,7 @@ def test_gradients_do_not_add_up_over_updates(make_trainer, tmp_path: Path) -> N
 
 def test_the_model_that_is_saved_has_none_of_them(train, tmp_path: Path) -> None:
     trainer = train(f"run={tmp_path / 'run'}", "train.max_updates=3", *HINTED)
-    saved = nmt.load(tmp_path / "run", plugins=["hinted"]).model
+    saved = load_model(tmp_path / "run", plugins=["hinted"]).model
     assert model_tensors(saved).keys() == trainer.parallel.tensors().keys()
 
 

@@ -65,14 +65,14 @@ def test_equal_matrices_give_equal_models(overrides: list[str], make_model) -> N
     for name, tensor in plain.state_dict().items():
         owner, _, kind = name.rpartition(".")
         halve = owner in found and kind == "weight"
-        state[f"{owner}.half" if halve else name] = tensor / 2 if halve else tensor
+        state[f"{owner}.kept" if halve else name] = tensor / 2 if halve else tensor
     other.load_state_dict(state)
     assert_close(full_log_probs(other, SRC, PREV), full_log_probs(plain, SRC, PREV), **EXACT)
     for model in (plain, other):
         losses(model).backward()
     assert_close(losses(other), losses(plain), **EXACT)
     for name, linear in found.items():
-        assert_close(linear.half.grad, 2 * plain.get_submodule(name).weight.grad, **EXACT)
+        assert_close(linear.kept.grad, 2 * plain.get_submodule(name).weight.grad, **EXACT)
 
 
 @pytest.mark.parametrize("name", ["halved", "factored"])
@@ -118,7 +118,7 @@ def test_dense_shares_the_embedding_and_others_say_that_they_cannot(make_model) 
             r"^unknown key model\.linear\.by_role\.fn1; .*\(did you mean 'ffn1'\?\)",
         ),
         ("model.linear.by_role.o={name: factored, rank: 0}", r"^model\.linear\.by_role\.o\.rank=0 is out of range"),
-        ("model.linear.by_role=4", r"^model\.linear\.by_role=4 must be a group of roles"),
+        ("model.linear.by_role=4", r"^model\.linear\.by_role=4 must be a group: model"),
         (
             "model.linear.by_role.gate.name=dense",
             r"^model\.linear\.by_role\.gate would do nothing: this model has ffn1, ",

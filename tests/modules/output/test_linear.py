@@ -81,7 +81,7 @@ def test_tied_matrix_gets_the_gradient_of_both_uses() -> None:
 def test_smoothing_by_hand() -> None:
     """Three words, all equally likely: the loss is log 3 whatever eps; with logits (log 6, 0, 0) and eps 0.3 mixed."""
     output, _ = make()
-    output.projection = nn.Linear(1, 3, bias=False, dtype=torch.float64)
+    output.projection = DENSE("output", 1, 3, bias=False).double()
     with torch.no_grad():
         output.projection.weight.copy_(torch.tensor([[math.log(6.0)], [0.0], [0.0]]))
     equal, mixed = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
