@@ -188,9 +188,9 @@ def read_standard(checkpoint: str | Path, to: str) -> StandardTransformer:
 
 def _component(slot: str, node: Any, key: str, names: tuple[str, ...], to: str) -> tuple[str, Any]:
     """Name and parsed options of a component that must be one of ``names``."""
-    if node.name not in names:
-        raise _refused(f"{key}.name", node.name, names, to)
-    schema = find(slot, node.name, key).options
+    if node["name"] not in names:
+        raise _refused(f"{key}.name", node["name"], names, to)
+    schema = find(slot, node["name"], key).options
     options: Any = parse_options(schema, {k: v for k, v in node.items() if k != "name"}, key=key)
     for item in fields(schema):
         default = item.default if item.default_factory is MISSING else item.default_factory()
@@ -198,7 +198,7 @@ def _component(slot: str, node: Any, key: str, names: tuple[str, ...], to: str) 
         if item.name not in _CARRIED[slot] and value != default:
             shown, wanted = (v.value if isinstance(v, Enum) else v for v in (value, default))
             raise _refused(f"{key}.{item.name}", shown, (wanted,), to)
-    return str(node.name), options
+    return str(node["name"]), options
 
 
 def _refused(key: str, value: object, valid: tuple[object, ...], to: str) -> ConfigError:

@@ -9,22 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from nmt.config import option
 from nmt.data.corpus import ParallelSplit
-from nmt.limits import MAX_BEAM, MAX_COUNT
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.parallel.ranks import Ranks
 from nmt.registry import declare_slot
+from nmt.tasks.options import EvaluationOptions
 from nmt.text.vocabulary import VocabularyPair
-
-
-@dataclass
-class EvaluationOptions:
-    """How much of a validation set is worked on, and how."""
-
-    beam: int = option(help="width of the search, where there is one", minimum=1, maximum=MAX_BEAM)
-    max_tokens: int = option(help="padded source tokens of a batch", minimum=1, maximum=MAX_COUNT)
-    max_sentences: int | None = option(help="only the first so many", minimum=1, maximum=MAX_COUNT)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from nmt.data.options import BatchOptions, SubwordOptions
 from nmt.device import Device
 from nmt.limits import MAX_COUNT, MAX_SEED, MAX_THREADS, MAX_WEIGHT
 from nmt.parallel.options import Parallel
-from nmt.tasks.interfaces import EvaluationOptions
+from nmt.tasks.options import EvaluationOptions
 
 
 class Precision(Enum):

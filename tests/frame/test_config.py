@@ -177,7 +177,9 @@ def test_another_component_drops_the_presets_options(overrides: list[str], expec
 
 def test_another_component_drops_an_option_of_any_name() -> None:
     """``layers`` is an option of a mixture of experts, as it is a dimension of a stack."""
-    config = OmegaConf.create({"encoder": {"layers": 3, "feed_forward": {"name": "moe", "layers": [1], "experts": 4}}})
+    config = OmegaConf.create(
+        {"encoder": {"layers": 3, "feed_forward": {"name": "dense", "layers": [1], "experts": 4}}}
+    )
     reset_switched(config, ["encoder.feed_forward.name=dense"])
     assert config == {"encoder": {"layers": 3, "feed_forward": {"name": "dense"}}}
 

@@ -124,16 +124,21 @@ def test_a_missing_text_says_what_was_looked_for(tmp_path):
         find_text(tmp_path / "none", "de")
 
 
-def test_parallel_lines_are_read_in_step(tmp_path, write):
-    write(tmp_path / "a", ["one", "two", ""], ["eins", "", "drei"])
+def write(folder, source, target):
+    for language, lines in (("en", source), ("de", target)):
+        (folder / f"a.{language}").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def test_parallel_lines_are_read_in_step(tmp_path):
+    write(tmp_path, ["one", "two", ""], ["eins", "", "drei"])
     with ParallelText(tmp_path / "a.en", tmp_path / "a.de") as text:
         assert list(text) == [("one", "eins"), ("two", ""), ("", "drei")]
         assert text.position == text.size == len("one\ntwo\n\n") + len("eins\n\ndrei\n")
 
 
 @pytest.mark.parametrize(("source", "target"), [(7, 3), (3, 7), (0, 1), (4, 3)])
-def test_unequal_files_are_refused_with_both_counts(tmp_path, write, source, target):
-    write(tmp_path / "a", ["x"] * source, ["y"] * target)
+def test_unequal_files_are_refused_with_both_counts(tmp_path, source, target):
+    write(tmp_path, ["x"] * source, ["y"] * target)
     with (
         ParallelText(tmp_path / "a.en", tmp_path / "a.de") as text,
         pytest.raises(DataError, match=rf"a\.en has {source} lines but .*a\.de has {target}:"),
