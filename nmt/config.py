@@ -44,7 +44,7 @@ SCHEMAS = {
     "preprocess": "nmt.data.prepare:PreprocessOptions",
     "prune": "nmt.compression.options:PruneOptions",
     "reproduce": "nmt.reproduction.options:ReproduceOptions",
-    "score": "nmt.text.scoring:ScoreOptions",
+    "score": "nmt.metrics.scoring:ScoreOptions",
     "similarity": "nmt.compression.similarity_options:SimilarityOptions",
     "train": "nmt.training.options:TrainOptions",
 }
@@ -337,8 +337,8 @@ def reset_switched(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     for key in given:
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(config, parent) if last == "name" and parent else None
-        # A stack's node (model.decoder) holds dimensions beside the component's own options: they stay.
-        if not isinstance(node, DictConfig) or "layers" in node:
+        # A node that holds other components (model.decoder) has dimensions beside its own options: they stay.
+        if not isinstance(node, DictConfig) or any(_is_component(child) for child in node.values()):
             continue
         for option_name in list(node):
             own = f"{parent}.{option_name}"
@@ -346,6 +346,10 @@ def reset_switched(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
                 OmegaConf.set_struct(node, False)
                 del node[option_name]
     return config
+
+
+def _is_component(node: Any) -> bool:
+    return isinstance(node, DictConfig) and "name" in node
 
 
 def _given_keys(text: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ from nmt.config import ConfigError, options_table, parse_options, suggest
 
 INTERFACES = (
     "nmt.models.interfaces",
+    "nmt.models.linear",
     "nmt.tasks.interfaces",
     "nmt.training.interfaces",
     "nmt.compression.interfaces",

@@ -28,6 +28,7 @@ from nmt.device import Device, torch_device
 from nmt.files import Writer, write_files
 from nmt.models.encoder_decoder import DecoderOptions, ModelOptions, build_stack
 from nmt.models.interfaces import EncoderOut, ForwardPass, Part
+from nmt.models.linear import LinearMaker
 from nmt.models.packed import prepare_inference
 from nmt.models.state import Step, num_bytes, tree_map
 from nmt.provenance import provenance
@@ -92,7 +93,14 @@ def build_parts(slot: str, name: str, layers: int, overrides: list[str]) -> list
     own = {key: value for key, value in dict(model.decoder).items() if key in DecoderOptions.__dataclass_fields__}
     options = parse_options(DecoderOptions, own, key="model.decoder")
     torch.manual_seed(1)
-    stack = build_stack(model, options, key="model.decoder", memory_dim=model.encoder.embed_dim, causal=True)
+    stack = build_stack(
+        model,
+        options,
+        key="model.decoder",
+        memory_dim=model.encoder.embed_dim,
+        causal=True,
+        make_linear=LinearMaker(model.linear),
+    )
     built: list[Any] = list(stack.layers)  # type: ignore[arg-type]
     return built if slot == "layer" else [getattr(layer, slot) for layer in built]
 

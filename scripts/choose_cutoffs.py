@@ -30,6 +30,7 @@ from nmt.data.corpus import Corpus
 from nmt.files import write_text
 from nmt.models.bands import NUM_SPECIAL, Bands, default_cutoffs
 from nmt.models.cross_entropy import chunked_cross_entropy
+from nmt.models.linear import LinearMaker
 from nmt.provenance import provenance
 from nmt.registry import build, discover
 
@@ -128,7 +129,13 @@ def loss_of(cutoffs: list[int], div_value: float, dim: int, counts: Tensor, toke
     """The loss, with its gradients, of an adaptive output on words drawn as often as they occur."""
     node = {"name": "adaptive", "cutoffs": cutoffs, "div_value": div_value}
     output = build(
-        "output", node, key="model.output", embed_dim=dim, vocab_size=len(counts), embedding=_NoSharing()
+        "output",
+        node,
+        key="model.output",
+        embed_dim=dim,
+        vocab_size=len(counts),
+        embedding=_NoSharing(),
+        make_linear=LinearMaker({"name": "dense"}),
     ).train()
     output.order.use(counts)
     target = torch.multinomial(counts.double(), tokens, replacement=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 import nmt
+from nmt.checkpoints.checksums import SUMS_FILE, write_sums
 from nmt.config import compose, parse_options
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
-from nmt.training.checksums import SUMS_FILE, write_sums
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 

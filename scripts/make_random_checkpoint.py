@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from nmt.checkpoints.checkpoint import describe, model_files
 from nmt.config import compose, parse_options
+from nmt.models.tensors import model_tensors
 from nmt.registry import build, discover
 from nmt.text.subword import VocabularyTraining, train_vocabulary
 from nmt.text.vocabulary import Vocabulary, VocabularyPair
-from nmt.training.checkpoint import describe, model_files, model_tensors
 from nmt.training.options import TrainOptions
 
 OWN = {"vocab_size": 32000, "lines": 256, "length": 25, "seed": 1}

@@ -23,9 +23,9 @@ import bench_variants
 
 from nmt.benchmark.report import markdown as bench_report
 from nmt.config import presets
+from nmt.metrics.scoring import p_text
 from nmt.reproduction.report import legend, variants_table, verdict_lines
 from nmt.reproduction.report import markdown as reproduction_report
-from nmt.text.scoring import p_text
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", flags=re.DOTALL)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import pytest
@@ -22,6 +23,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
+from nmt import registry
+from nmt.checkpoints.checkpoint import load_model, model_files
 from nmt.config import (
     ConfigError,
     DataError,
@@ -34,8 +37,8 @@ from nmt.config import (
 )
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
 from nmt.models.encoder_decoder import EncoderDecoder, build_model
-from nmt.registry import discover
-from nmt.training.checkpoint import load_model, model_files, model_tensors
+from nmt.models.tensors import model_tensors
+from nmt.registry import Slot, discover, slots
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 
@@ -202,6 +205,21 @@ def train(make_trainer: Train) -> Train:
         return trainer
 
     return run
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """``plugin("hinted")``: a module of ``tests/helpers`` whose components are there for the length of a test."""
+
+    def load(name: str) -> ModuleType:
+        discover()
+        copies = {n: Slot(n, s.key, s.interface, dict(s.components)) for n, s in slots().items()}
+        monkeypatch.setattr(registry, "_slots", copies)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        discover([name])
+        return sys.modules[name]
+
+    return load
 
 
 @pytest.fixture

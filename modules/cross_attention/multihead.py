@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nmt.config import option
 from nmt.limits import MAX_HEADS
 from nmt.models.attention import attend, attention_weights
 from nmt.models.heads import head_dim, merge_heads, split_heads
-from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import CrossAttention, EncoderOut, ForwardPass, LayerContext
 from nmt.models.masks import memory_mask
 from nmt.models.state import State, Step
@@ -38,12 +37,12 @@ class MultiheadCrossAttention(CrossAttention):
 
     def _make_projections(self, options: MultiheadOptions, context: LayerContext) -> None:
         assert context.memory_dim is not None, "cross-attention is built in decoders that read an encoder"
-        self.q = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
-        self.kv = nn.Linear(context.memory_dim, 2 * context.embed_dim, bias=options.bias)
-        self.out = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
-        init_projection(self.q)
-        init_projection(self.kv, parts=2)
-        init_projection(self.out)
+        self.q = context.make_linear("q", context.embed_dim, context.embed_dim, bias=options.bias)
+        self.kv = context.make_linear(("k", "v"), context.memory_dim, 2 * context.embed_dim, bias=options.bias)
+        self.out = context.make_linear("o", context.embed_dim, context.embed_dim, bias=options.bias)
+        self.q.init()
+        self.kv.init(parts=2)
+        self.out.init()
 
     def init_memory(self, encoder_out: EncoderOut) -> State:
         k, v = self._project(encoder_out)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nmt.config import ConfigError, option
 from nmt.limits import MAX_LAYERS
 from nmt.models.attention import attend, attention_weights, weighted_sum
 from nmt.models.dropout import Dropout
 from nmt.models.heads import merge_heads, split_heads
-from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import EncoderOut, ForwardPass, LayerContext
 from nmt.models.masks import memory_mask
 from nmt.models.sharing import place_in_block, select_policy
@@ -84,11 +83,11 @@ class SharedCrossAttention(MultiheadCrossAttention):
             return
         if self.shares_weights:
             assert context.memory_dim is not None, "cross-attention is built in decoders that read an encoder"
-            self.v = nn.Linear(context.memory_dim, context.embed_dim, bias=options.bias)
-            init_projection(self.v, gain=2**-0.5)  # as the values of multi-head attention
+            self.v = context.make_linear("v", context.memory_dim, context.embed_dim, bias=options.bias)
+            self.v.init(gain=2**-0.5)  # as the values of multi-head attention
         if not self.shares_output:
-            self.out = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
-            init_projection(self.out)
+            self.out = context.make_linear("o", context.embed_dim, context.embed_dim, bias=options.bias)
+            self.out.init()
 
     @classmethod
     def select_layers(cls, node: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:

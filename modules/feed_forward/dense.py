@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nmt.config import option
 from nmt.limits import MAX_WIDTH
 from nmt.models.dropout import Dropout
-from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import FeedForward, ForwardPass, LayerContext
 from nmt.registry import register
 
@@ -65,14 +64,11 @@ class DenseFeedForward(FeedForward):
         self.gated = options.activation in GATED
         self.activation = (GATED if self.gated else PLAIN)[options.activation]
         parts = 2 if self.gated else 1
-        self.inner = nn.Linear(context.embed_dim, parts * ffn_dim, bias=options.bias)
-        self.outer = nn.Linear(ffn_dim, context.embed_dim, bias=options.bias)
+        self.inner = context.make_linear("ffn1", context.embed_dim, parts * ffn_dim, bias=options.bias)
+        self.outer = context.make_linear("ffn2", ffn_dim, context.embed_dim, bias=options.bias)
         self.dropout = Dropout(context.activation_dropout)
-        for block in self.inner.weight.chunk(parts, dim=0):
-            nn.init.xavier_uniform_(block)
-        if self.inner.bias is not None:
-            nn.init.zeros_(self.inner.bias)
-        init_projection(self.outer)
+        self.inner.init(parts=parts, gain=1.0)
+        self.outer.init()
 
     def forward(self, x: Tensor, memo: ForwardPass) -> Tensor:
         x = self.inner(x)  # (bsz, length, ffn_dim), twice as wide where gated

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nmt.config import ConfigError, option
@@ -20,7 +20,6 @@ from nmt.limits import MAX_HEADS, MAX_WIDTH
 from nmt.models.attention import mask_scores
 from nmt.models.dropout import Dropout
 from nmt.models.heads import head_dim, merge_heads, split_heads
-from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import EncoderOut, ForwardPass, Layer, LayerContext
 from nmt.models.masks import SelfMask, causal_mask, memory_mask
 from nmt.models.state import Columns, State, Step
@@ -78,14 +77,14 @@ class CompressedLayer(Layer):
         self.norm = context.make_norm(context.embed_dim)
         embed_dim, bias = context.embed_dim, options.bias
         # Queries, keys and values of the target in one product; the inner projection reads a differently dropped input.
-        self.target = nn.Linear(embed_dim, 2 * embed_dim + value_dim, bias=bias)
-        self.source = nn.Linear(context.memory_dim, embed_dim + value_dim, bias=bias)
-        self.inner = nn.Linear(embed_dim, value_dim, bias=bias)
-        self.outer = nn.Linear(value_dim, embed_dim, bias=bias)
-        init_projection(self.target, parts=(embed_dim, embed_dim, value_dim))
-        init_projection(self.source, parts=(embed_dim, value_dim))
-        init_projection(self.inner)
-        init_projection(self.outer)
+        self.target = context.make_linear(("q", "k", "v"), embed_dim, 2 * embed_dim + value_dim, bias=bias)
+        self.source = context.make_linear(("k", "v"), context.memory_dim, embed_dim + value_dim, bias=bias)
+        self.inner = context.make_linear("ffn1", embed_dim, value_dim, bias=bias)
+        self.outer = context.make_linear("ffn2", value_dim, embed_dim, bias=bias)
+        self.target.init(parts=(embed_dim, embed_dim, value_dim))
+        self.source.init(parts=(embed_dim, value_dim))
+        self.inner.init()
+        self.outer.init()
         self.input_dropout = Dropout(context.dropout if options.input_dropout else 0.0)
         self.attention_dropout = Dropout(context.attention_dropout)
         self.activation_dropout = Dropout(context.activation_dropout)

@@ -17,8 +17,8 @@ from nmt.limits import MAX_VOCABULARY, MAX_WIDTH
 from nmt.models.bands import Bands, FrequencyOrder
 from nmt.models.cross_entropy import chunked_cross_entropy
 from nmt.models.dropout import Dropout
-from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import Embedding, Output
+from nmt.models.linear import LinearMaker, LinearMap
 from nmt.models.precision import at_least_float32
 from nmt.registry import register
 
@@ -47,13 +47,13 @@ class AdaptiveOutputOptions:
 class _Tail(nn.Module):
     """Words of one band: a narrower state, and a vector of that width per word."""
 
-    def __init__(self, dim: int, width: int, size: int, dropout: float) -> None:
+    def __init__(self, dim: int, width: int, size: int, dropout: float, make_linear: LinearMaker) -> None:
         super().__init__()
-        self.down = nn.Linear(dim, width, bias=False)
+        self.down = make_linear("output", dim, width, bias=False)
         self.dropout = Dropout(dropout)
-        self.words = nn.Linear(width, size, bias=False)
-        init_projection(self.down)
-        init_projection(self.words)
+        self.words = make_linear("output", width, size, bias=False)
+        self.down.init()
+        self.words.init()
 
     def narrow(self, hidden: Tensor) -> Tensor:
         return self.dropout(self.down(hidden))
@@ -78,23 +78,29 @@ class AdaptiveOutput(Output):
     """
 
     def __init__(
-        self, options: AdaptiveOutputOptions, *, embed_dim: int, vocab_size: int, embedding: Embedding
+        self,
+        options: AdaptiveOutputOptions,
+        *,
+        embed_dim: int,
+        vocab_size: int,
+        embedding: Embedding,
+        make_linear: LinearMaker,
     ) -> None:
         super().__init__()
         self.bands = bands = Bands.make(
             options.cutoffs, options.div_value, key="model.output", vocab_size=vocab_size, dim=embed_dim
         )
         self.head_size = bands.bounds[1]
-        self.words = nn.Linear(embed_dim, self.head_size, bias=options.head_bias)
-        init_projection(self.words)
+        self.words = make_linear("output", embed_dim, self.head_size, bias=options.head_bias)
+        self.words.init()
         self.tails = nn.ModuleList(
-            _Tail(embed_dim, width, size, options.tail_dropout)
+            _Tail(embed_dim, width, size, options.tail_dropout, make_linear)
             for width, size in zip(bands.widths[1:], bands.sizes[1:])
         )
-        self.clusters: nn.Linear | None = None
+        self.clusters: LinearMap | None = None
         if self.tails:
-            self.clusters = nn.Linear(embed_dim, len(self.tails), bias=options.head_bias)
-            init_projection(self.clusters)
+            self.clusters = make_linear("output", embed_dim, len(self.tails), bias=options.head_bias)
+            self.clusters.init()
         shared = embedding.output_bands()
         if shared is None:
             self.order = FrequencyOrder(vocab_size)
@@ -107,9 +113,10 @@ class AdaptiveOutput(Output):
                 "to share vectors give both the same cutoffs and div_value, or give model.embedding.share=none"
             )
         self.order = shared.order
-        self.words.weight = shared.tables[0]
+        self.words.tie(shared.tables[0])
         for (tail, _, _), table, projection in zip(self._tails(), shared.tables[1:], shared.projections):
-            tail.words.weight, tail.down.weight = table, projection
+            tail.words.tie(table)
+            tail.down.tie(projection)
 
     def _tails(self) -> Iterator[tuple[_Tail, int, int]]:
         """Every tail with the ranks at which it begins and ends."""
@@ -166,13 +173,14 @@ class AdaptiveOutput(Output):
         """
         ranks = self.order.ranks[target]
         each = label_smoothing / len(self.order.ranks)
-        weight: Tensor = self.words.weight
+        weight: Tensor = self.words.matrix()
         bias: Tensor | None = self.words.bias
         spread: float | Tensor = each
         head_target = ranks
         if self.clusters is not None:
-            weight = torch.cat([weight, self.clusters.weight])
-            bias = None if bias is None else torch.cat([bias, self.clusters.bias])
+            weight = torch.cat([weight, self.clusters.matrix()])
+            if bias is not None and self.clusters.bias is not None:
+                bias = torch.cat([bias, self.clusters.bias])
             for cluster, (_, start, end) in enumerate(self._tails(), start=self.head_size):
                 head_target = head_target.masked_fill((ranks >= start) & (ranks < end), cluster)
             if label_smoothing:
@@ -186,7 +194,7 @@ class AdaptiveOutput(Output):
             # Without such a token it runs too: processes that shard a model need the gradients of the same parameters.
             more, more_nll = chunked_cross_entropy(
                 tail.narrow(hidden.index_select(0, rows)),
-                tail.words.weight,
+                tail.words.matrix(),
                 None,
                 ranks.index_select(0, rows) - start,
                 kept=1 - label_smoothing,

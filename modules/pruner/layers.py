@@ -16,12 +16,12 @@ from typing import Any, TypeAlias
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from nmt.checkpoints.checkpoint import Loaded
 from nmt.compression.interfaces import Pruned, Pruner, Validate
 from nmt.config import ConfigError, option, suggest
 from nmt.limits import MAX_COUNT, MAX_LAYERS
 from nmt.models.interfaces import Stack
 from nmt.registry import find, register
-from nmt.training.checkpoint import Loaded
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from nmt.config import option
 from nmt.limits import MAX_WIDTH
-from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import ForwardPass, LayerContext, SelfAttention
 from nmt.models.masks import SelfMask
 from nmt.models.precision import at_least_float32
@@ -52,9 +51,9 @@ class AverageAttention(SelfAttention):
         self.takes_raw = options.average_input is AverageInput.raw
         self.ffn = DenseFeedForward(DenseOptions(ffn_dim=options.ffn_dim), context=context) if options.ffn else None
         self.norm = context.make_norm(width) if self.takes_raw and options.ffn else nn.Identity()
-        self.gate = nn.Linear(2 * width, 2 * width) if options.gate else None
+        self.gate = context.make_linear("gate", 2 * width, 2 * width) if options.gate else None
         if self.gate is not None:
-            init_projection(self.gate)
+            self.gate.init()
 
     def _mix(self, x: Tensor, average: Tensor, memo: ForwardPass) -> Tensor:
         """Input and average of every position, each (bsz, length, embed_dim), to the output."""

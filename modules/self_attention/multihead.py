@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nmt.config import option
 from nmt.limits import MAX_HEADS
 from nmt.models.attention import attend, attention_weights
 from nmt.models.heads import head_dim, merge_heads
-from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import ForwardPass, LayerContext, SelfAttention
 from nmt.models.masks import SelfMask
 from nmt.models.state import Columns, State, Step
@@ -38,10 +37,10 @@ class MultiheadSelfAttention(SelfAttention):
 
     def _make_projections(self, options: MultiheadOptions, context: LayerContext) -> None:
         # Queries, keys and values in one product; each third is initialised as a matrix of its own.
-        self.qkv = nn.Linear(context.embed_dim, 3 * context.embed_dim, bias=options.bias)
-        self.out = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
-        init_projection(self.qkv, parts=3)
-        init_projection(self.out)
+        self.qkv = context.make_linear(("q", "k", "v"), context.embed_dim, 3 * context.embed_dim, bias=options.bias)
+        self.out = context.make_linear("o", context.embed_dim, context.embed_dim, bias=options.bias)
+        self.qkv.init(parts=3)
+        self.out.init()
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(bsz, length, embed_dim) to queries, keys, values, each (bsz, num_heads, length, head_dim)."""

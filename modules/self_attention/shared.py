@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nmt.config import option
 from nmt.limits import MAX_LAYERS
 from nmt.models.attention import attention_weights, weighted_sum
 from nmt.models.dropout import Dropout
 from nmt.models.heads import merge_heads, split_heads
-from nmt.models.initialisation import init_projection
 from nmt.models.interfaces import ForwardPass, LayerContext
 from nmt.models.masks import SelfMask
 from nmt.models.sharing import place_in_block, select_policy
@@ -51,10 +50,10 @@ class SharedSelfAttention(MultiheadSelfAttention):
         if not self.follows:
             super()._make_projections(options, context)
             return
-        self.v = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
-        self.out = nn.Linear(context.embed_dim, context.embed_dim, bias=options.bias)
-        init_projection(self.v, gain=2**-0.5)  # as the values of multi-head attention
-        init_projection(self.out)
+        self.v = context.make_linear("v", context.embed_dim, context.embed_dim, bias=options.bias)
+        self.out = context.make_linear("o", context.embed_dim, context.embed_dim, bias=options.bias)
+        self.v.init(gain=2**-0.5)  # as the values of multi-head attention
+        self.out.init()
 
     @classmethod
     def select_layers(cls, node: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:

@@ -27,10 +27,9 @@ class SimplerSimpleRecurrentUnit(SelfAttention):
         super().__init__()
         self.width = context.embed_dim
         # Gate and candidate in one product; only the gate has a bias.
-        self.project = nn.Linear(self.width, 2 * self.width, bias=False)
+        self.project = context.make_linear(("gate", "v"), self.width, 2 * self.width, bias=False)
         self.gate_bias = nn.Parameter(torch.zeros(self.width))
-        for block in self.project.weight.chunk(2):
-            nn.init.xavier_uniform_(block)
+        self.project.init(parts=2, gain=1.0)
 
     def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(bsz, length, embed_dim) to f and (1 - f) W x of the same shape, at least float32."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from nmt.benchmark.kept import Kept, text_digest
 from nmt.benchmark.options import SystemSpec
-from nmt.benchmark.systems import Search, Translations
+from nmt.benchmark.system import Search, Translations
 from nmt.benchmark.worker import Loaded, Settings, Timed, Worker
 
 logger = logging.getLogger(__name__)

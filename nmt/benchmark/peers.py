@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from nmt.benchmark.options import PEERS, SystemSpec
-from nmt.benchmark.systems import Search, System, Translations
+from nmt.benchmark.system import Search, System, Translations
 from nmt.config import ConfigError
 from nmt.data.plan import plan_batches
 from nmt.device import Device, torch_device

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import torch
 
 from nmt.benchmark.options import OWN, BenchOptions, SystemSpec
-from nmt.benchmark.systems import UNLIMITED_TOKENS, OwnSystem, Search, load_system
+from nmt.benchmark.own import UNLIMITED_TOKENS, OwnSystem
+from nmt.benchmark.system import Search
+from nmt.benchmark.systems import load_system
 from nmt.benchmark.worker import Settings
 from nmt.generation.options import GenerationBatchOptions, SearchOptions
 from nmt.generation.translate import translate_ids

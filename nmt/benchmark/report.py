@@ -11,7 +11,7 @@ from nmt.benchmark.hypotheses import write_hypotheses
 from nmt.benchmark.profile import Profile
 from nmt.config import ConfigError
 from nmt.files import write_files
-from nmt.text.scoring import SAMPLES, p_text
+from nmt.metrics.scoring import SAMPLES, p_text
 
 RESULTS_FILE, REPORT_FILE, PLOT_FILE, PROFILE_FILE = "results.json", "report.md", "pareto.png", "profile.md"
 

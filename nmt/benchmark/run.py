@@ -17,21 +17,22 @@ import torch
 from nmt.benchmark.kept import Kept, text_digest
 from nmt.benchmark.measure import Cell, Measured, Start, measure, measure_starts, speedup
 from nmt.benchmark.options import OWN, BenchOptions, SystemSpec
+from nmt.benchmark.own import checkpoint_digest
 from nmt.benchmark.profile import profile_decoding
 from nmt.benchmark.report import RESULTS_FILE, check_folder, write_report
-from nmt.benchmark.systems import Search, checkpoint_digest
+from nmt.benchmark.system import Search
 from nmt.benchmark.worker import Settings
+from nmt.checkpoints.checkpoint import Checkpoint, resolve_checkpoint
 from nmt.config import ConfigError
 from nmt.device import torch_device
 from nmt.generation.defaults import defaults_of, describe_search, taken_defaults
 from nmt.interchange.export import export_checkpoint
+from nmt.metrics.scoring import check_counts, compare, corpus_score
+from nmt.metrics.significance import holm
 from nmt.provenance import num_cores, provenance
 from nmt.registry import build, discover
 from nmt.tasks.interfaces import Task
 from nmt.text.input import read_lines
-from nmt.text.scoring import check_counts, compare, corpus_score
-from nmt.text.significance import holm
-from nmt.training.checkpoint import Checkpoint, resolve_checkpoint
 from nmt.untrusted import read_json
 
 logger = logging.getLogger(__name__)

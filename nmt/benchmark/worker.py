@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from nmt.benchmark.options import OWN, SystemSpec
-from nmt.benchmark.systems import Search, System, Translations, load_system, num_parameters
+from nmt.benchmark.own import num_parameters
+from nmt.benchmark.system import Search, System, Translations
+from nmt.benchmark.systems import load_system
 from nmt.config import ConfigError, DataError
 from nmt.device import Device, peak_memory_mib, torch_device
 from nmt.memory import explaining_shortage

@@ -94,7 +94,7 @@ def run_app(command: str, schema: type[T], function: Callable[[T, DictConfig], N
             sys.argv[1:] = _hydra_arguments(command, schema, sys.argv[1:], scratch)
             hydra.main(version_base="1.3", config_path="pkg://nmt.conf", config_name=command)(task)()
         if _one_of_many():
-            from nmt.ranks import leave
+            from nmt.parallel.ranks import leave
 
             leave()
     except KeyboardInterrupt:
@@ -166,7 +166,7 @@ def _is_first_to_fail() -> bool:
     """Whether this process says what went wrong: of several only one does."""
     if not _one_of_many():
         return True
-    from nmt.ranks import claim_failure
+    from nmt.parallel.ranks import claim_failure
 
     return claim_failure()
 

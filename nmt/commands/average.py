@@ -22,7 +22,7 @@ class AverageOptions:
 
 def average(options: AverageOptions, config: DictConfig) -> None:
     """Average and say what was averaged."""
-    from nmt.training.average import average_checkpoints
+    from nmt.checkpoints.average import average_checkpoints
 
     paths = options.checkpoint if isinstance(options.checkpoint, list) else [options.checkpoint]
     folders = average_checkpoints(paths, options.last, options.out)

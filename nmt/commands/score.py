@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from nmt.commands.app import run_app
-from nmt.text.scoring import ScoreOptions, score_files
+from nmt.metrics.scoring import ScoreOptions, score_files
 
 
 def score(options: ScoreOptions, config: DictConfig) -> None:

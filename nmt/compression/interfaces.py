@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from omegaconf import DictConfig
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import Loaded
 from nmt.registry import declare_slot
-from nmt.training.checkpoint import Loaded
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.compression.attention_similarity import (
     CROSS,
     DECODER_SELF,
@@ -31,7 +32,6 @@ from nmt.generation.options import GenerationBatchOptions
 from nmt.memory import explaining_shortage
 from nmt.provenance import provenance
 from nmt.registry import find
-from nmt.training.checkpoint import load_model
 
 RESULTS_FILE, PLOT_FILE, POLICY_FILE = "similarity.json", "similarity.png", "policy.yaml"
 TITLES = {

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from nmt.checkpoints.checkpoint import MODEL_FILE, Loaded, build_to_fit, load_model, model_files
 from nmt.compression.interfaces import Pruned, Pruner
 from nmt.compression.options import PruneOptions
 from nmt.config import ConfigError
@@ -18,16 +19,9 @@ from nmt.data.options import BatchOptions
 from nmt.device import torch_device
 from nmt.memory import explaining_shortage
 from nmt.models.encoder_decoder import SequenceModel, num_parameters
+from nmt.models.tensors import load_tensors
 from nmt.registry import build, discover
 from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checkpoint import (
-    MODEL_FILE,
-    Loaded,
-    build_to_fit,
-    load_model,
-    load_tensors,
-    model_files,
-)
 from nmt.training.interfaces import real_tokens
 
 

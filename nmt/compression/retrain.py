@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nmt.checkpoints.differences import flatten
 from nmt.config import compose, presets
 from nmt.overrides import literal
-from nmt.training.differences import flatten
 
 PLACES = ("run", "init_from", "corpus", "checkpoint")
 """Keys that say where things lie, not how training goes."""

@@ -17,11 +17,11 @@ from nmt.config import ConfigError, DataError, NamedTexts, Texts, option
 from nmt.data.arrays import SIDES
 from nmt.data.binarise import CleanOptions, chunked, encode_stream
 from nmt.data.manifest import FORMAT, MANIFEST, SPLIT_NAME, VERSION, Manifest, SplitEntry, TextInput, vocabulary_entry
-from nmt.data.reader import MonolingualText, ParallelText, TextFile, find_text
 from nmt.data.writer import SplitWriter
 from nmt.files import staged_folder
 from nmt.leftovers import settle
 from nmt.limits import MAX_COUNT, MAX_PROCESSES, MAX_VOCABULARY
+from nmt.text.reader import MonolingualText, ParallelText, TextFile, find_text
 from nmt.text.subword import Normalisation, VocabularyTraining, VocabularyType, train_vocabulary
 from nmt.text.vocabulary import UNK, Vocabulary, VocabularyPair
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nmt.checkpoints.checkpoint import CONFIG_FILE, Checkpoint
 from nmt.config import ConfigError, DataError, parse_options
 from nmt.generation.options import GivenSearchOptions, SearchOptions, given_search
 from nmt.overrides import literal
-from nmt.training.checkpoint import CONFIG_FILE, Checkpoint
 from nmt.untrusted import shorten
 
 NEVER_CARRIED = "forced_length"

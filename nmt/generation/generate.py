@@ -17,7 +17,6 @@ import torch
 
 from nmt.config import ConfigError
 from nmt.data.corpus import Corpus
-from nmt.data.reader import TextFile
 from nmt.device import torch_device
 from nmt.generation.defaults import describe_search, taken_defaults
 from nmt.generation.hypothesis import FAILED, FailedLines, Hypothesis, perplexity
@@ -25,8 +24,9 @@ from nmt.generation.lines import Block, blocks
 from nmt.generation.options import GenerateOptions, OutputFormat, given_search
 from nmt.generation.progress import Progress
 from nmt.generation.translator import Translator
-from nmt.ranks import Ranks
+from nmt.parallel.ranks import Ranks
 from nmt.text.input import open_text
+from nmt.text.reader import TextFile
 from nmt.text.writer import STANDARD, open_output
 
 log = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ def _report(options: GenerateOptions, summary: Summary, references: list[str] | 
             found = perplexity(summary.logprob, summary.num_tokens)
             summary.scores = [f"perplexity = {found:.4f} ({summary.num_tokens} tokens, ends of lines counted)"]
     elif references:
-        from nmt.text.scoring import bleu, chrf
+        from nmt.metrics.scoring import bleu, chrf
 
         summary.scores = [str(bleu(summary.best, references)), str(chrf(summary.best, references))]
     for line in summary.scores:

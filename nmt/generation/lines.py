@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from nmt.config import DataError
-from nmt.data.reader import TextFile
+from nmt.text.reader import TextFile
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nmt.data.reader import TextFile
 from nmt.generation.options import GenerateOptions
+from nmt.text.reader import TextFile
 
 
 class Progress:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.config import ConfigError
 from nmt.device import Device, torch_device
 from nmt.generation.defaults import read_defaults, resolve_search
@@ -21,7 +22,6 @@ from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.language_model import LanguageModel
 from nmt.models.packed import prepare_inference
 from nmt.text.vocabulary import EOS, UNK, VocabularyPair
-from nmt.training.checkpoint import load_model
 
 
 class Translator:

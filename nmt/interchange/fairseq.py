@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import MAX_TABLES
 from nmt.config import ConfigError, DataError
 from nmt.interchange.beside import Given, find_pair
 from nmt.interchange.imported import Imported, check_tensors, order_words, vocabulary_pair
@@ -23,7 +24,6 @@ from nmt.interchange.positions import sinusoids
 from nmt.interchange.standard import StackShape, model_node
 from nmt.interchange.subwords import align_pair
 from nmt.interchange.torch_file import TorchFile
-from nmt.training.checkpoint import MAX_TABLES
 from nmt.untrusted import is_plain_name, read_bytes, shorten
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import save_tensors
 from nmt.config import ConfigError
 from nmt.files import write_folder
 from nmt.generation.defaults import describe_search, uncommon
@@ -23,7 +24,6 @@ from nmt.interchange.standard import StackShape, StandardTransformer, require_eq
 from nmt.interchange.stream import halves_from_turns, reorder_stream
 from nmt.text.sentencepieces import SentencePieces
 from nmt.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
-from nmt.training.checkpoint import save_tensors
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 EPS = 1e-5

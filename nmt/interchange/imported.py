@@ -11,13 +11,14 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import build_to_fit, describe, model_files
 from nmt.config import ConfigError, DataError, parse_options
 from nmt.generation.options import SearchOptions
 from nmt.interchange.pieces import Aligned
 from nmt.interchange.stream import reorder_stream, turns_from_halves
+from nmt.models.tensors import load_tensors, model_tensors
 from nmt.registry import discover
 from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checkpoint import build_to_fit, describe, load_tensors, model_files, model_tensors
 from nmt.untrusted import shorten
 
 NEVER = -1e9

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import MAX_TABLES, read_tensors
 from nmt.config import ConfigError, DataError
 from nmt.interchange.beside import Given
 from nmt.interchange.imported import Imported, check_tensors, order_words, vocabulary_pair
@@ -22,7 +23,6 @@ from nmt.interchange.standard import StackShape, model_node
 from nmt.interchange.stream import halves_from_turns
 from nmt.interchange.subwords import align_pair
 from nmt.interchange.torch_file import TorchFile
-from nmt.training.checkpoint import MAX_TABLES, read_tensors
 from nmt.untrusted import read_json, shorten
 
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "silu", "swish": "silu"}

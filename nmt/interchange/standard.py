@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.config import ConfigError, DataError, parse_options
 from nmt.generation.defaults import read_defaults, resolve_search
 from nmt.generation.options import SearchOptions
 from nmt.models.language_model import LanguageModel
 from nmt.registry import find
 from nmt.text.vocabulary import VocabularyPair
-from nmt.training.checkpoint import load_model
 
 _STACK = {
     "self_attention": ("multihead",),
@@ -28,9 +28,14 @@ _STACK = {
     "layer": ("transformer",),
     "stack": ("sequential",),
 }
-_SHARED = {"embedding": ("learned",), "norm": ("layer_norm", "rms_norm"), "output": ("linear",)}
+_SHARED = {
+    "embedding": ("learned",),
+    "norm": ("layer_norm", "rms_norm"),
+    "linear": ("dense",),
+    "output": ("linear",),
+}
 
-_CARRIED = {
+_CARRIED: dict[str, set[str]] = {
     "self_attention": {"num_heads", "bias"},
     "cross_attention": {"num_heads", "bias"},
     "feed_forward": {"ffn_dim", "activation", "bias"},
@@ -38,6 +43,7 @@ _CARRIED = {
     "stack": {"layer_drop"},  # acts in training only
     "embedding": {"share", "positions", "max_positions", "scale"},
     "norm": {"eps"},
+    "linear": set(),
     "output": {"bias"},
 }
 """Options that an export carries over; any other must have its default, which is the standard Transformer's way."""
@@ -154,6 +160,10 @@ def read_standard(checkpoint: str | Path, to: str) -> StandardTransformer:
     norm, norm_options = _component("norm", node.norm, "model.norm", _SHARED["norm"], to)
     _, embedding = _component("embedding", node.embedding, "model.embedding", _SHARED["embedding"], to)
     _component("output", node.output, "model.output", _SHARED["output"], to)
+    linear = dict(node.get("linear") or {"name": "dense"})
+    for role, other in (linear.pop("by_role", None) or {}).items():
+        _component("linear", other, f"model.linear.by_role.{role}", _SHARED["linear"], to)
+    _component("linear", linear, "model.linear", _SHARED["linear"], to)
     tensors: dict[str, Tensor] = {n: p.data for n, p in loaded.model.named_parameters(remove_duplicate=False)}
     tensors.update(loaded.model.named_buffers(remove_duplicate=False))
     strange = sorted(name for name, t in tensors.items() if not t.is_floating_point())
@@ -178,9 +188,9 @@ def read_standard(checkpoint: str | Path, to: str) -> StandardTransformer:
 
 def _component(slot: str, node: Any, key: str, names: tuple[str, ...], to: str) -> tuple[str, Any]:
     """Name and parsed options of a component that must be one of ``names``."""
-    if node.name not in names:
-        raise _refused(f"{key}.name", node.name, names, to)
-    schema = find(slot, node.name, key).options
+    if node["name"] not in names:
+        raise _refused(f"{key}.name", node["name"], names, to)
+    schema = find(slot, node["name"], key).options
     options: Any = parse_options(schema, {k: v for k, v in node.items() if k != "name"}, key=key)
     for item in fields(schema):
         default = item.default if item.default_factory is MISSING else item.default_factory()
@@ -188,7 +198,7 @@ def _component(slot: str, node: Any, key: str, names: tuple[str, ...], to: str) 
         if item.name not in _CARRIED[slot] and value != default:
             shown, wanted = (v.value if isinstance(v, Enum) else v for v in (value, default))
             raise _refused(f"{key}.{item.name}", shown, (wanted,), to)
-    return str(node.name), options
+    return str(node["name"]), options
 
 
 def _refused(key: str, value: object, valid: tuple[object, ...], to: str) -> ConfigError:

@@ -24,6 +24,7 @@ from nmt.models.interfaces import (
     Stack,
     VocabularySizes,
 )
+from nmt.models.linear import LinearMaker
 from nmt.models.masks import SelfMask
 from nmt.models.state import DecoderState
 from nmt.registry import build, changed_options, slots
@@ -67,6 +68,7 @@ class SharedOptions:
     decoder: Any = option(help="dimensions, slots and options of the decoder")
     embedding: Any = option(help="slot")
     norm: Any = option(help="slot")
+    linear: Any = option({"name": "dense"}, "slot")
     output: Any = option(help="slot")
     dropout: float = option(help="of residual branches and embeddings", minimum=0, below=1, training_only=True)
     attention_dropout: float = option(help="of attention weights", minimum=0, below=1, training_only=True)
@@ -220,9 +222,18 @@ def build_model(node: Mapping[str, Any], *, source_size: int, target_size: int, 
         options.dropout,
     )
     embedding = build("embedding", options.embedding, key="model.embedding", sizes=sizes)
-    encoder = build_stack(options, options.encoder, key="model.encoder", memory_dim=None, causal=False)
+    make_linear = LinearMaker(options.linear)
+    encoder = build_stack(
+        options, options.encoder, key="model.encoder", memory_dim=None, causal=False, make_linear=make_linear
+    )
     decoder, output = build_decoder(
-        options, decoder_options, own, memory_dim=options.encoder.embed_dim, vocab_size=target_size, embedding=embedding
+        options,
+        decoder_options,
+        own,
+        memory_dim=options.encoder.embed_dim,
+        vocab_size=target_size,
+        embedding=embedding,
+        make_linear=make_linear,
     )
     return EncoderDecoder(embedding=embedding, encoder=encoder, decoder=decoder, output=output)
 
@@ -244,9 +255,12 @@ def build_decoder(
     memory_dim: int | None,
     vocab_size: int,
     embedding: Embedding,
+    make_linear: LinearMaker,
 ) -> tuple[Decoder, Output]:
     """The target side and what scores its words."""
-    stack = build_stack(model, options, key="model.decoder", memory_dim=memory_dim, causal=True)
+    stack = build_stack(
+        model, options, key="model.decoder", memory_dim=memory_dim, causal=True, make_linear=make_linear
+    )
     decoder = build("decoder", {"name": options.name, **own}, key="model.decoder", stack=stack, embedding=embedding)
     output = build(
         "output",
@@ -255,7 +269,9 @@ def build_decoder(
         embed_dim=options.embed_dim,
         vocab_size=vocab_size,
         embedding=embedding,
+        make_linear=make_linear,
     )
+    make_linear.check_used()
     return decoder, output
 
 
@@ -266,6 +282,7 @@ def build_stack(
     key: str,
     memory_dim: int | None,
     causal: bool,
+    make_linear: LinearMaker,
 ) -> Stack:
     """Build a stack: every layer with its own parts, then the component that chains them."""
     if options.embed_dim % options.num_heads:
@@ -290,6 +307,7 @@ def build_stack(
             layer=index,
             num_layers=options.layers,
             make_norm=make_norm,
+            make_linear=make_linear,
         )
 
         def make_part(slot: str, context: LayerContext = context) -> Any:

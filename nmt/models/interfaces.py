@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nmt.models.bands import BandedVectors
+from nmt.models.linear import LinearMaker
 from nmt.models.masks import SelfMask
 from nmt.models.state import DecoderState, State, Step
 from nmt.registry import declare_slot
@@ -87,6 +88,7 @@ class LayerContext:
         layer: index of the layer, from 0.
         num_layers: depth of the stack.
         make_norm: a norm of the model's kind over the last dimension, of the given width.
+        make_linear: a linear map by its role, see ``LinearMaker``; whoever asks for it initialises it.
     """
 
     key: str
@@ -101,6 +103,7 @@ class LayerContext:
     layer: int
     num_layers: int
     make_norm: Callable[[int], nn.Module]
+    make_linear: LinearMaker
 
 
 class Part(nn.Module, ABC):
@@ -305,7 +308,10 @@ class VocabularySizes:
 
 
 class Output(nn.Module, ABC):
-    """Decoder states to words. Built with ``embed_dim``, ``vocab_size`` and ``embedding: Embedding``."""
+    """Decoder states to words.
+
+    Built with ``embed_dim``, ``vocab_size``, ``embedding: Embedding`` and ``make_linear: LinearMaker``.
+    """
 
     @abstractmethod
     def log_probs(self, hidden: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from nmt.models.encoder_decoder import (
     parse_decoder,
 )
 from nmt.models.interfaces import Decoder, Embedding, EncoderOut, ForwardPass, Output, VocabularySizes
+from nmt.models.linear import LinearMaker
 from nmt.registry import build
 from nmt.text.vocabulary import BOS
 
@@ -70,6 +71,12 @@ def build_language_model(node: Mapping[str, Any], *, vocab_size: int) -> Languag
     sizes = VocabularySizes(0, vocab_size, True, dim, dim, options.dropout)
     embedding = build("embedding", options.embedding, key="model.embedding", sizes=sizes)
     decoder, output = build_decoder(
-        options, decoder_options, own, memory_dim=None, vocab_size=vocab_size, embedding=embedding
+        options,
+        decoder_options,
+        own,
+        memory_dim=None,
+        vocab_size=vocab_size,
+        embedding=embedding,
+        make_linear=LinearMaker(options.linear),
     )
     return LanguageModel(embedding=embedding, decoder=decoder, output=output)

@@ -7,11 +7,13 @@ two to four times faster, and in bfloat16, which halves the bytes read, twice th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from nmt.models.linear import LinearMap
 
 _FASTEST_ROWS = 4
 """oneDNN's products with one to three rows take longer than with four: fewer are repeated."""
@@ -24,12 +26,13 @@ class PackedLinear(nn.Module):
         linear: what it replaces; float32 or bfloat16 on a CPU.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear | LinearMap) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         # Neither parameters nor buffers: the blocked layout can be neither saved, moved nor cast.
         self._bias = None if linear.bias is None else linear.bias.detach()
-        self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous())
+        weight = linear.matrix() if isinstance(linear, LinearMap) else linear.weight
+        self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -59,7 +62,8 @@ def can_pack(dtype: torch.dtype) -> bool:
 def prepare_inference(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Make a model ready to translate, and nothing else: it cannot be trained or saved afterwards.
 
-    On a CPU every ``nn.Linear`` is packed, where this build of PyTorch and the processor can.
+    On a CPU every ``nn.Linear`` and every ``LinearMap`` that allows it is packed, where this build of PyTorch and the
+    processor can.
 
     Args:
         model: changed in place; in evaluation mode.
@@ -72,12 +76,16 @@ def prepare_inference(model: nn.Module, device: torch.device, dtype: torch.dtype
     model = model.eval().to(device, dtype)
     if device.type != "cpu" or not can_pack(dtype):
         return model
-    packed: WeakKeyDictionary[nn.Linear, PackedLinear] = WeakKeyDictionary()  # what modules share stays shared
+    packed: WeakKeyDictionary[nn.Module, PackedLinear] = WeakKeyDictionary()  # what modules share stays shared
     # No list of all modules here: it would keep the plain weights in memory until the last one is packed.
-    for module in [m for m in model.modules() if not isinstance(m, nn.Linear)]:
+    for module in [m for m in model.modules() if not _can_be_packed(m)]:
         for name, child in module.named_children():
-            if type(child) is nn.Linear:
+            if _can_be_packed(child):
                 if child not in packed:
                     packed[child] = PackedLinear(child)
                 setattr(module, name, packed[child])
     return model
+
+
+def _can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear | LinearMap]:
+    return module.packs if isinstance(module, LinearMap) else type(module) is nn.Linear

@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import mean
 
 from nmt.benchmark.options import OWN, SystemSpec
-from nmt.benchmark.systems import Search
+from nmt.benchmark.system import Search
 from nmt.benchmark.worker import Settings, SystemFailed, Worker
+from nmt.checkpoints.checkpoint import resolve_checkpoint
 from nmt.config import ConfigError, DataError
 from nmt.data.corpus import Corpus
 from nmt.overrides import literal
@@ -20,7 +21,6 @@ from nmt.provenance import num_cores
 from nmt.reproduction.make import fraction, metrics
 from nmt.reproduction.options import RecipeMetric, ReproduceOptions
 from nmt.reproduction.plan import Job, run_folder
-from nmt.training.checkpoint import resolve_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from nmt.metrics.scoring import Comparison, compare
+from nmt.metrics.significance import holm
 from nmt.reproduction.measurements import Measurements
 from nmt.reproduction.options import ExpectationOptions, Measure, RecipeMetric, RecipeOptions
-from nmt.text.scoring import Comparison, compare
-from nmt.text.significance import holm
 
 ONE_TRAINING = "one training: no test"
 ONE_PASS = "one pass: no test"

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nmt.checkpoints.checkpoint import Checkpoint
 from nmt.config import ConfigError
 from nmt.files import write_text
 from nmt.reproduction.plan import Job
-from nmt.training.checkpoint import Checkpoint
 from nmt.untrusted import parse_json, read_json
 
 logger = logging.getLogger(__name__)

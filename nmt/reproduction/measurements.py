@@ -11,9 +11,9 @@ import numpy as np
 from nmt.benchmark.measure import Measured
 from nmt.config import DataError
 from nmt.data.corpus import Corpus
+from nmt.metrics.scoring import Comparison
 from nmt.reproduction.make import metrics
 from nmt.reproduction.plan import Job
-from nmt.text.scoring import Comparison
 from nmt.untrusted import read_json
 
 

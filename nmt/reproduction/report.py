@@ -14,7 +14,7 @@ from nmt.benchmark.report import COLUMNS, table
 from nmt.config import ConfigError
 from nmt.files import write_files
 from nmt.leftovers import is_leftover
-from nmt.text.scoring import p_text
+from nmt.metrics.scoring import p_text
 
 RESULTS_FILE, REPORT_FILE, PLOT_FILE, RUNS_FOLDER = "results.json", "report.md", "plot.png", "runs"
 

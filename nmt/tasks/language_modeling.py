@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from nmt.models.language_model import LanguageModel, build_language_model
 from nmt.registry import NoOptions, register
@@ -15,7 +15,7 @@ from nmt.text.vocabulary import VocabularyPair
 class LanguageModeling(Task):
     """Lines of one language, a decoder without an encoder, and perplexity."""
 
-    metrics = ("loss",)
+    metrics: ClassVar = {"loss": False}
     parallel = False
 
     def __init__(self, options: NoOptions) -> None:

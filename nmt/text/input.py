@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import cast
 
 from nmt.config import ConfigError
-from nmt.data.reader import TextFile
+from nmt.text.reader import TextFile
 from nmt.text.writer import STANDARD
 
 

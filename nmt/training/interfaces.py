@@ -33,8 +33,17 @@ class CriterionOutput:
 class Criterion(nn.Module, ABC):
     """What training minimises: a main term, plus the terms that components of the model return.
 
-    Built with its options only; what it needs beside the model (a teacher, say) it loads itself.
+    Built with its options. Its own parameters (a projection of hidden states, say) are trained with the model's, and
+    saved and resumed with the state of a training, as are its persistent buffers; the model in a checkpoint has none
+    of them. A model that it only uses, such as a teacher, it holds as a `Frozen`.
     """
+
+    def prepare(self, model: SequenceModel) -> None:
+        """Make what depends on the model, before training begins; by default nothing.
+
+        Args:
+            model: what will be trained, on the CPU; not to be kept.
+        """
 
     @abstractmethod
     def main(self, model: SequenceModel, output: ModelOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -9,7 +9,9 @@ from typing import Any
 from nmt.config import Texts, option
 from nmt.data.options import BatchOptions, SubwordOptions
 from nmt.device import Device
-from nmt.limits import MAX_BEAM, MAX_COUNT, MAX_SEED, MAX_THREADS, MAX_WEIGHT
+from nmt.limits import MAX_COUNT, MAX_SEED, MAX_THREADS, MAX_WEIGHT
+from nmt.parallel.options import Parallel
+from nmt.tasks.options import EvaluationOptions
 
 
 class Precision(Enum):
@@ -18,22 +20,6 @@ class Precision(Enum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
-
-
-class Parallel(Enum):
-    """What each of several processes holds of the model."""
-
-    replicate = "replicate"
-    shard = "shard"
-    experts = "experts"
-
-
-class Metric(Enum):
-    """What chooses the best checkpoint."""
-
-    bleu = "bleu"
-    chrf = "chrf"
-    loss = "loss"
 
 
 @dataclass
@@ -53,15 +39,12 @@ class LoopOptions:
 
 
 @dataclass
-class ValidateOptions:
+class ValidateOptions(EvaluationOptions):
     """``validate.*``."""
 
     every: int | None = option(minimum=1, maximum=MAX_COUNT)
-    metric: Metric | None = option()
+    metric: str | None = option()
     translate: bool = option()
-    beam: int = option(minimum=1, maximum=MAX_BEAM)
-    max_tokens: int = option(minimum=1, maximum=MAX_COUNT)
-    max_sentences: int | None = option(minimum=1, maximum=MAX_COUNT)
 
 
 @dataclass

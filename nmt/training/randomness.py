@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nmt.config import DataError
-from nmt.ranks import Ranks
+from nmt.parallel.ranks import Ranks
 from nmt.untrusted import shorten
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from nmt.ranks import Ranks
-from nmt.training.checkpoint_store import CheckpointStore
-from nmt.training.checksums import DamagedError
+from nmt.checkpoints.checksums import DamagedError
+from nmt.checkpoints.store import CheckpointStore
+from nmt.parallel.ranks import Ranks
 from nmt.training.training_state import Learner
 
 logger = logging.getLogger(__name__)

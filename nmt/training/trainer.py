@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +17,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nmt.config import ConfigError, DataError
+from nmt.checkpoints.average import average_tensors
+from nmt.checkpoints.checkpoint import Checkpoint, CheckpointFiles, describe, model_files
+from nmt.checkpoints.store import CheckpointStore
+from nmt.checkpoints.warm_start import warm_start, weights_digest
+from nmt.config import ConfigError, DataError, suggest
 from nmt.data.batch import Batch
 from nmt.data.corpus import Corpus
 from nmt.data.iteration import TrainBatches, training_splits
@@ -26,28 +31,26 @@ from nmt.leftovers import settle_all
 from nmt.memory import explaining_shortage
 from nmt.models.encoder_decoder import SequenceModel
 from nmt.models.from_data import use_data
-from nmt.ranks import Ranks
+from nmt.models.tensors import trained_parameters
+from nmt.parallel.distribute import distribute
+from nmt.parallel.options import Parallel
+from nmt.parallel.ranks import Ranks
 from nmt.registry import build, discover, find
-from nmt.tasks.interfaces import Task
-from nmt.training.average import average_tensors
-from nmt.training.checkpoint import Checkpoint, CheckpointFiles, describe, model_files
-from nmt.training.checkpoint_store import CheckpointStore
+from nmt.tasks.interfaces import Evaluation, Task
 from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
-from nmt.training.logger import RunLogger, SilentLogger
-from nmt.training.options import Metric, Parallel, Precision, TrainOptions
-from nmt.training.parallel import distribute
+from nmt.training.options import Precision, TrainOptions
 from nmt.training.randomness import seed_process
 from nmt.training.resume import restore_newest
-from nmt.training.run_folder import adopt_config, check_config, check_links
-from nmt.training.run_lock import run_lock
-from nmt.training.run_manifest import Continued, Origin, Start, append_entry
-from nmt.training.signals import Interrupted, StopSignals
+from nmt.training.run.folder import adopt_config, check_config, check_links
+from nmt.training.run.lock import run_lock
+from nmt.training.run.logger import RunLogger, SilentLogger
+from nmt.training.run.manifest import Continued, Origin, Start, append_entry
+from nmt.training.run.signals import Interrupted, StopSignals
 from nmt.training.training_state import Learner, Progress
-from nmt.training.update import SMALLER, Updater, UpdateResult
-from nmt.training.validation import validation_loss, validation_quality
-from nmt.training.warm_start import warm_start, weights_digest
-from nmt.training.window import Window, dealt, gathered
+from nmt.training.update import SMALLER, Updater
+from nmt.training.validation import validation_loss
+from nmt.training.window import UpdateResult, Window, dealt, gathered
 
 logger = logging.getLogger(__name__)
 
@@ -93,37 +96,39 @@ class Trainer:
             begun.check(self.start)
         self.corpus.split("valid")  # that there is none should show now
         torch.manual_seed(options.seed)
-        task: Task = build("task", options.task, key="task")
-        self._check_task(task)
-        self.metric = self._metric(task)
-        self.translates = options.validate.translate and task.parallel
+        self.task: Task = build("task", options.task, key="task")
+        self._check_task(self.task)
+        self.metric = self._metric(self.task)
         config = config.copy()
-        config.validate.metric = self.metric.value
+        config.validate.metric = self.metric
         config.mix = None if set(options.mix or [1.0]) == {1.0} else options.mix
         with explaining_shortage("while the model is made", SMALLER):
-            model: SequenceModel = task.build_model(options.model, self.corpus.vocabularies)
+            model: SequenceModel = self.task.build_model(options.model, self.corpus.vocabularies)
         self.batches = self._make_batches(self._longest(model))
         if begun is None:
             known = set[str]()
             if options.init_from is not None:
                 known = warm_start(model, options.init_from, self.corpus.vocabularies, self._described(config))
             use_data(model, lambda side: torch.from_numpy(self.batches.word_counts(side)), known)
+        self.criterion: Criterion = build("criterion", options.criterion, key="criterion")
+        self.criterion.prepare(model)
         with explaining_shortage(f"while the model is brought to {self.device}", SMALLER):
-            self.parallel = distribute(options.train.parallel, model, self.ranks, self.device)
+            beside = trained_parameters(self.criterion.to(self.device))
+            self.parallel = distribute(options.train.parallel, model, self.ranks, self.device, beside)
         self.model = model
-        self.criterion: Criterion = build("criterion", options.criterion, key="criterion").to(self.device)
         self.schedule: Schedule = build(
             "schedule", options.schedule, key="schedule", total_updates=self._total_updates()
         )
         self.learner = Learner(
             parallel=self.parallel,
+            criterion=self.criterion,
             optimizer=build("optimizer", options.optimizer, key="optimizer", parameters=self.parallel.parameters),
             scaler=torch.amp.GradScaler(self.device.type, enabled=options.train.precision is Precision.fp16),
-            average=MovingAverage(self.parallel.parameters, options.train.ema),
+            average=MovingAverage(self.parallel.of_model, options.train.ema),
             progress=Progress(),
         )
         forward: Callable[..., Any] = torch.compile(model, dynamic=True) if options.compile else model
-        self.updater = Updater(self.learner, self.criterion, forward, options.train, self.device)
+        self.updater = Updater(self.learner, forward, options.train, self.device)
         if self.ranks.first:
             check_config(self.folder, config, extendable=not self.schedule.uses_total, processes=self.ranks.world)
         self.config = config
@@ -159,18 +164,16 @@ class Trainer:
                     f"prepare the corpus {'with' if task.parallel else 'without'} source="
                 )
 
-    def _metric(self, task: Task) -> Metric:
+    def _metric(self, task: Task) -> str:
         """What chooses the best checkpoint."""
-        chosen = self.options.validate.metric or Metric(task.metrics[0])
-        if chosen.value not in task.metrics:
+        chosen = self.options.validate.metric or next(iter(task.metrics))
+        if chosen not in task.metrics:
             raise ConfigError(
-                f"validate.metric={chosen.value}: task {self.options.task['name']!r} has no such metric; "
-                f"valid options: {', '.join(task.metrics)}"
+                f"validate.metric={chosen}: task {self.options.task['name']!r} has no such metric; "
+                f"valid options: {', '.join(task.metrics)}{suggest(chosen, task.metrics)}"
             )
-        if chosen is not Metric.loss and not self.options.validate.translate:
-            raise ConfigError(
-                f"validate.metric={chosen.value} needs validate.translate=true; or choose validate.metric=loss"
-            )
+        if chosen != "loss" and not self.options.validate.translate:
+            raise ConfigError(f"validate.metric={chosen} needs validate.translate=true; or choose validate.metric=loss")
         return chosen
 
     def _open_corpora(self) -> list[Corpus]:
@@ -260,7 +263,7 @@ class Trainer:
                 )
         restore_newest(self.learner, self.store, self.ranks)
         progress = self.learner.progress
-        parameters = sum(self.parallel.shape(p).numel() for p in self.parallel.parameters if p.requires_grad)
+        parameters = sum(self.parallel.shape(p).numel() for p in self.parallel.of_model if p.requires_grad)
         if self.ranks.first:
             append_entry(
                 self.folder,
@@ -318,7 +321,7 @@ class Trainer:
             figures = self._average_at_end(figures)
         progress.finished = True
         self._save()
-        best = "" if progress.best is None else f", best {self.metric.value} {progress.best:.4g}"
+        best = "" if progress.best is None else f", best {self.metric} {progress.best:.4g}"
         memory = peak_memory_mib(self.device)
         logger.info(
             "%s: finished after %d updates, %.0f s of training, peak memory %.0f MiB%s",
@@ -442,10 +445,10 @@ class Trainer:
         place = (self.device, self.ranks, self.signals)
         with explaining_shortage("while validating", LESS_VALIDATED), self.parallel.evaluated() as model:
             figures = validation_loss(model, self.criterion, split, options.max_tokens, *place)
-            if self.translates:
-                model.eval()
-                figures.update(validation_quality(model, self.corpus.vocabularies, split, options, *place))
-                model.train()
+            if options.translate:
+                shared = partial(self.signals.shared, self.ranks)
+                given = Evaluation(model, self.corpus.vocabularies, split, options, self.device, self.ranks, shared)
+                figures.update(self.task.evaluate(given))
         return figures
 
     def _validate(self) -> dict[str, float]:
@@ -465,8 +468,8 @@ class Trainer:
     def _rank(self, figures: dict[str, float], name: str) -> None:
         """Enter a validated checkpoint into the ranking."""
         progress, metric = self.learner.progress, self.metric
-        value = figures[metric.value]
-        sign = 1 if metric is Metric.loss else -1
+        value = figures[metric]
+        sign = -1 if self.task.metrics[metric] else 1
         if progress.best is None or sign * value < sign * progress.best:
             progress.best, progress.without_better = value, 0
         else:

@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nmt.config import DataError
-from nmt.models.encoder_decoder import SequenceModel
-from nmt.models.from_data import check_from_data
-from nmt.training.checkpoint import (
+from nmt.checkpoints.checkpoint import (
     MODEL_FILE,
     STATE_FACTS,
     STATE_TENSORS,
@@ -23,9 +20,14 @@ from nmt.training.checkpoint import (
     read_tensors,
     save_tensors,
 )
-from nmt.training.checksums import DamagedError
+from nmt.checkpoints.checksums import DamagedError
+from nmt.config import DataError
+from nmt.models.encoder_decoder import SequenceModel
+from nmt.models.from_data import check_from_data
+from nmt.models.tensors import check_tensors, model_tensors
+from nmt.parallel.replicas import Replicas
 from nmt.training.ema import MovingAverage
-from nmt.training.parallel import Replicas
+from nmt.training.interfaces import Criterion
 from nmt.training.randomness import check_random, random_states, restore_random
 from nmt.training.window import Window
 from nmt.untrusted import is_plain_name, read_json, shorten, typed
@@ -72,6 +74,7 @@ class _Stored:
 
     weights: dict[str, Tensor]
     raw: dict[str, Tensor]
+    criterion: dict[str, Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -86,6 +89,7 @@ class Learner:
     """
 
     parallel: Replicas
+    criterion: Criterion
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: MovingAverage
@@ -106,6 +110,8 @@ class Learner:
         if self.average.decay:  # the model file holds the average: keep the raw weights here
             for name, tensor in self.parallel.tensors().items():
                 keep(f"weights.{name}", tensor)
+        for name, tensor in self._criterion_tensors().items():
+            keep(f"criterion.{name}", tensor)
         facts = {
             "progress": asdict(self.progress),
             "param_groups": optimizer["param_groups"],
@@ -158,15 +164,16 @@ class Learner:
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not the state of a training run ({shorten(error)})") from error
         tensors, weights = read_tensors(state), read_tensors(model)
-        raw = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
+        raw, criterion = _below("weights", tensors), _below("criterion", tensors)
         self.parallel.check(weights, model)
         check_from_data(self.model, weights, model)
         if self.average.decay:
             self.parallel.check(raw, state)
             check_from_data(self.model, raw, state)
+        check_tensors(self._criterion_tensors(), criterion, state)
         check_random(tensors, self.parallel.ranks.rank, state)
         optimizer = {"state": self._optimizer_state(tensors, state), "param_groups": groups}
-        return _Stored(weights, raw, optimizer, scaler, tensors, progress)
+        return _Stored(weights, raw, criterion, optimizer, scaler, tensors, progress)
 
     def _take(self, stored: _Stored, folder: Path) -> None:
         """Become what was read; nothing of it fails."""
@@ -175,6 +182,8 @@ class Learner:
             for kept, parameter in zip(self.average.average, self.average.parameters, strict=True):
                 kept.copy_(parameter)
             self.parallel.load(stored.raw, folder / STATE_TENSORS)
+        for name, tensor in self._criterion_tensors().items():
+            tensor.copy_(stored.criterion[name])
         self.optimizer.load_state_dict(stored.optimizer)
         self.scaler.load_state_dict(stored.scaler)
         restore_random(stored.tensors, self.parallel.ranks.rank, stored.progress.update)
@@ -205,9 +214,19 @@ class Learner:
         """What is trained."""
         return self.parallel.model
 
+    def _criterion_tensors(self) -> dict[str, Tensor]:
+        """What of the criterion changes: what is trained of it, and its buffers."""
+        fixed = {name for name, parameter in self.criterion.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in model_tensors(self.criterion).items() if name not in fixed}
+
     def _parameters(self) -> list[nn.Parameter]:
         """The parameters in the order in which the optimiser numbers them."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix.``, by what follows."""
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def _check_alike(own: Any, found: Any, key: str) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nmt.data.batch import Batch
 from nmt.memory import explaining_shortage
-from nmt.ranks import exchanging
-from nmt.training.interfaces import Criterion
+from nmt.parallel.ranks import exchanging
 from nmt.training.options import LoopOptions, Precision
 from nmt.training.training_state import Learner
+from nmt.training.window import UpdateResult
 
 LESS_AT_ONCE = (
     "lower batch.max_tokens (and raise train.accumulate to keep the updates as large), batch.max_sentences or "
@@ -30,35 +29,11 @@ class TrainingError(ValueError):
     """Training cannot go on; one line says where and why."""
 
 
-@dataclass
-class UpdateResult:
-    """Figures of one update; tensors stay on the device until they are logged.
-
-    Attributes:
-        sums: figures summed over the target tokens of this process.
-        figures: other scalars of this process.
-        num_tokens: target tokens of all processes.
-        num_padded: the same of this process, with padding.
-        grad_norm: of the whole gradient, before clipping.
-        skipped: the gradient was not finite and changed nothing.
-        stop: a process had been asked to stop before the update.
-    """
-
-    sums: dict[str, Tensor]
-    figures: dict[str, Tensor]
-    num_tokens: int
-    num_padded: int
-    grad_norm: float
-    skipped: bool
-    stop: bool
-
-
 class Updater:
     """Makes updates in the precision that was asked for.
 
     Args:
-        learner: model, optimiser and what goes with them.
-        criterion: what is minimised.
+        learner: model, criterion, optimiser and what goes with them.
         forward: the model's forward pass, perhaps compiled.
         options: ``train.*``.
         device: where the model is.
@@ -67,13 +42,11 @@ class Updater:
     def __init__(
         self,
         learner: Learner,
-        criterion: Criterion,
         forward: Callable[..., object],
         options: LoopOptions,
         device: torch.device,
     ) -> None:
         self.learner = learner
-        self.criterion = criterion
         self.forward = forward
         self.options = options
         self.device = device
@@ -138,7 +111,7 @@ class Updater:
     def _backward(self, batch: Batch, divisor: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with exchanging():  # layers that are sharded are gathered as they run
             with self.autocast():
-                output = self.criterion(self.learner.model, batch, self.forward)
+                output = self.learner.criterion(self.learner.model, batch, self.forward)
             self.learner.scaler.scale(output.loss / divisor).backward()
         return output.sums, output.figures
 

@@ -6,14 +6,34 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from nmt.ranks import Ranks, sum_by_name
+from nmt.parallel.ranks import Ranks, sum_by_name
 
-if TYPE_CHECKING:
-    from nmt.training.update import UpdateResult
+
+@dataclass
+class UpdateResult:
+    """Figures of one update; tensors stay on the device until they are logged.
+
+    Attributes:
+        sums: figures summed over the target tokens of this process.
+        figures: other scalars of this process.
+        num_tokens: target tokens of all processes.
+        num_padded: the same of this process, with padding.
+        grad_norm: of the whole gradient, before clipping.
+        skipped: the gradient was not finite and changed nothing.
+        stop: a process had been asked to stop before the update.
+    """
+
+    sums: dict[str, Tensor]
+    figures: dict[str, Tensor]
+    num_tokens: int
+    num_padded: int
+    grad_norm: float
+    skipped: bool
+    stop: bool
 
 
 @dataclass

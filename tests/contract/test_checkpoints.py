@@ -16,18 +16,19 @@ import nmt
 from nmt.benchmark.options import OWN, BenchOptions, SystemSpec
 from nmt.benchmark.run import _check_checkpoint
 from nmt.benchmark.systems import load_system
+from nmt.checkpoints.average import average_checkpoints
+from nmt.checkpoints.checkpoint import Checkpoint, load_model
+from nmt.checkpoints.checksums import DamagedError
+from nmt.checkpoints.warm_start import warm_start
 from nmt.compression.options import PruneOptions
 from nmt.compression.prune import prune
 from nmt.config import compose, parse_options
 from nmt.device import Device
 from nmt.interchange.export import export_checkpoint
 from nmt.interchange.imported import Imported, write_imported
+from nmt.models.tensors import model_tensors
 from nmt.reproduction.make import _start
 from nmt.reproduction.plan import Job
-from nmt.training.average import average_checkpoints
-from nmt.training.checkpoint import Checkpoint, load_model, model_tensors
-from nmt.training.checksums import DamagedError
-from nmt.training.warm_start import warm_start
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "checkpoint"
@@ -148,7 +149,7 @@ def test_first_weights(make_trainer: Any, train: Any, tmp_path: Path) -> None:
 
 def test_nothing_reads_or_writes_a_checkpoint_in_another_way() -> None:
     """The names of its files stand in one module; others ask it."""
-    allowed = {"nmt/training/checkpoint.py", "nmt/interchange/huggingface.py", "nmt/interchange/marian.py"}
+    allowed = {"nmt/checkpoints/checkpoint.py", "nmt/interchange/huggingface.py", "nmt/interchange/marian.py"}
     using = set[str]()
     for folder in ("nmt", "modules", "criterions", "scripts"):
         for path in (ROOT / folder).rglob("*.py"):

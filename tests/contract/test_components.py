@@ -16,12 +16,12 @@ discover()
 COMPONENTS = [component for slot in slots().values() for component in slot.components.values()]
 every_component = pytest.mark.parametrize("component", COMPONENTS, ids=lambda c: f"{c.slot}-{c.name}")
 
-NO_METHOD = {("feed_forward", "none"), ("output", "linear"), ("schedule", "linear")}
+NO_METHOD = {("feed_forward", "none"), ("linear", "dense"), ("output", "linear"), ("schedule", "linear")}
 NO_METHOD |= {("task", "translation"), ("task", "language_modeling")}
 """Components without a paper: nothing that anybody would claim."""
 
 MODEL_KEYS = {
-    **{slot: f"model.{slot}" for slot in ("embedding", "norm", "output")},
+    **{slot: f"model.{slot}" for slot in ("embedding", "norm", "linear", "output")},
     **{
         slot: f"model.decoder.{slot}"
         for slot in ("self_attention", "cross_attention", "feed_forward", "layer", "stack")

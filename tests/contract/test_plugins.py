@@ -15,6 +15,7 @@ PLUGIN = Path(__file__).parents[1] / "plugin"
 BUILD = """
 import torch
 from nmt.models.interfaces import ForwardPass, LayerContext
+from nmt.models.linear import LinearMaker
 from nmt.registry import build, discover
 
 discover({plugins})
@@ -22,6 +23,7 @@ discover({plugins})  # a second call registers nothing twice
 context = LayerContext(
     key="model.encoder", embed_dim=2, ffn_dim=3, num_heads=1, memory_dim=None, dropout=0.0, attention_dropout=0.0,
     activation_dropout=0.0, causal=False, layer=0, num_layers=1, make_norm=torch.nn.LayerNorm,
+    make_linear=LinearMaker({{"name": "dense"}}),
 )
 node = {{"name": "squared_relu", "bias": False}}
 part = build("feed_forward", node, key="model.encoder.feed_forward", context=context)

@@ -17,7 +17,7 @@ from nmt.registry import discover, slots
 discover()
 
 NODES = {"task", "model", "criterion", "optimizer", "schedule", "method", "encoder", "decoder", "stack", "layer"}
-NODES |= {"embedding", "norm", "output", "self_attention", "cross_attention", "feed_forward"}
+NODES |= {"embedding", "norm", "linear", "output", "self_attention", "cross_attention", "feed_forward"}
 """Keys of components, which are checked when they are built."""
 
 
@@ -133,7 +133,7 @@ PLACES = {
         slot: f"model.decoder.{slot}"
         for slot in ("self_attention", "cross_attention", "feed_forward", "layer", "stack")
     },
-    **{slot: f"model.{slot}" for slot in ("embedding", "norm", "output")},
+    **{slot: f"model.{slot}" for slot in ("embedding", "norm", "linear", "output")},
 }
 
 

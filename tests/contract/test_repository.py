@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,26 +18,18 @@ LAYERS = [
     ["__init__"],
     ["commands"],
     ["reproduction"],
-    ["training", "generation", "compression", "benchmark", "interchange"],
+    ["benchmark"],
+    ["compression", "interchange"],
+    ["training"],
     ["tasks"],
+    ["generation"],
+    ["checkpoints"],
+    ["parallel"],
     ["models"],
-    ["data", "text"],
-    ["kernels"],
-    [
-        "registry",
-        "untrusted",
-        "files",
-        "leftovers",
-        "ranks",
-        "config",
-        "overrides",
-        "limits",
-        "device",
-        "memory",
-        "provenance",
-    ],
+    ["data", "metrics"],
+    ["text"],
 ]
-"""A part of ``nmt`` imports from its own line or from lines below."""
+"""Folders of ``nmt``, from the top: they import from lines below their own only, and from the files beside them."""
 RANK = {part: line for line, parts in enumerate(LAYERS) for part in parts}
 
 
@@ -116,13 +109,39 @@ def test_imports_go_down() -> None:
     for path in sources(FRAME):
         own = module_name(path).split(".")
         part = own[1] if len(own) > 1 else "__init__"
-        assert part in RANK, f"{path.relative_to(ROOT)}: say in LAYERS where nmt/{part} stands"
+        is_file = path.parent == ROOT / FRAME and part != "__init__"
+        assert is_file or part in RANK, f"{path.relative_to(ROOT)}: say in LAYERS where nmt/{part} stands"
         for place, target in imports_of(path):
             names = target.split(".")
-            if names[0] != FRAME or len(names) < 2 or names[1].startswith("__"):
+            if names[0] != FRAME or len(names) < 2 or names[1] == part or names[1] not in RANK:
                 continue
-            if RANK.get(names[1], -1) < RANK[part]:
-                bad.append(f"{place} imports {target}, which stands above nmt.{part}")
+            if is_file or RANK[names[1]] <= RANK[part]:
+                bad.append(f"{place} imports {target}, which does not stand below nmt.{part}")
+    assert not bad, "\n".join(bad)
+
+
+def test_no_circle_of_files() -> None:
+    """Imports within functions count: they only hide a circle."""
+    files = {module_name(path): path for path in sources(FRAME, *COMPONENTS)}
+    edges: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found = {target if target in files else target.rpartition(".")[0] for _, target in imports_of(path)}
+        edges[name] = (found & files.keys()) - {name}
+    assert sum(map(len, edges.values())) > len(files)
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_a_run_does_not_know_its_trainer() -> None:
+    """``nmt/training/run`` stands below the rest of ``nmt/training``."""
+    bad = [
+        f"{place} imports {target}"
+        for path in sources("nmt/training/run")
+        for place, target in imports_of(path)
+        if below(target, "nmt.training") and not below(target, "nmt.training.run")
+    ]
     assert not bad, "\n".join(bad)
 
 
@@ -246,7 +265,7 @@ def test_nothing_runs_what_a_file_says() -> None:
 
 def test_json_has_one_reader() -> None:
     """``nmt.untrusted`` has the limits; what processes send each other needs none."""
-    allowed = {"nmt/untrusted.py", "nmt/ranks.py"}
+    allowed = {"nmt/untrusted.py", "nmt/parallel/ranks.py"}
     bad = [
         f"{path.relative_to(ROOT)}:{call.lineno}"
         for path in sources(FRAME, *COMPONENTS)
@@ -258,7 +277,7 @@ def test_json_has_one_reader() -> None:
 
 def test_files_take_their_places_in_one_way() -> None:
     """``nmt.files`` flushes and replaces, ``nmt.leftovers`` clears; the store of a run moves what has its own lock."""
-    allowed = {"nmt/files.py", "nmt/leftovers.py", "nmt/training/checkpoint_store.py"}
+    allowed = {"nmt/files.py", "nmt/leftovers.py", "nmt/checkpoints/store.py"}
     banned = (
         r".*\.(rename|rmtree|rmdir|unlink|symlink_to|mkstemp|NamedTemporaryFile)|(os|shutil)\.(replace|remove|move)"
     )

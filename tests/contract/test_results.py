@@ -12,7 +12,7 @@ import pytest
 
 from nmt.benchmark.hypotheses import write_hypotheses
 from nmt.benchmark.kept import text_digest
-from nmt.text.scoring import bleu, chrf, compare, read_lines
+from nmt.metrics.scoring import bleu, chrf, compare, read_lines
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "results").rglob("*.json"))

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import nmt
+from nmt.checkpoints.average import average_checkpoints
+from nmt.checkpoints.checkpoint import read_tensors
 from nmt.config import ConfigError, compose, parse_options
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
 from nmt.generation.generate import generate
 from nmt.generation.options import GenerateOptions
 from nmt.interchange.export import export_checkpoint
-from nmt.training.average import average_checkpoints
-from nmt.training.checkpoint import read_tensors
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 

@@ -12,7 +12,7 @@ import nmt
 from nmt.data.corpus import Corpus
 from nmt.generation.options import GenerationBatchOptions, SearchOptions
 from nmt.generation.translator import Translator
-from nmt.text.scoring import bleu
+from nmt.metrics.scoring import bleu
 
 WIDER = [
     f"model.{side}.{key}" for side in ("encoder", "decoder") for key in ("embed_dim=64", "ffn_dim=128", "num_heads=4")

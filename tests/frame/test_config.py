@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from nmt.config import ConfigError, Override, compose, option, options_table, parse_options, presets, to_hydra
+from nmt.config import (
+    ConfigError,
+    Override,
+    compose,
+    option,
+    options_table,
+    parse_options,
+    presets,
+    reset_switched,
+    to_hydra,
+)
 from nmt.training.options import TrainOptions
 
 NEEDED = ["corpus=a", "run=b"]
@@ -163,6 +173,15 @@ PRESET = {"name": "dense", "activation": "relu"}  # model.decoder.feed_forward o
 )
 def test_another_component_drops_the_presets_options(overrides: list[str], expected: dict[str, Any]) -> None:
     assert compose("train", [*NEEDED, *overrides]).model.decoder.feed_forward == expected
+
+
+def test_another_component_drops_an_option_of_any_name() -> None:
+    """``layers`` is an option of a mixture of experts, as it is a dimension of a stack."""
+    config = OmegaConf.create(
+        {"encoder": {"layers": 3, "feed_forward": {"name": "dense", "layers": [1], "experts": 4}}}
+    )
+    reset_switched(config, ["encoder.feed_forward.name=dense"])
+    assert config == {"encoder": {"layers": 3, "feed_forward": {"name": "dense"}}}
 
 
 def test_another_decoder_keeps_the_dimensions() -> None:

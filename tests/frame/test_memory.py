@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nmt
-from nmt.benchmark.systems import Search
+from nmt.benchmark.system import Search
 from nmt.benchmark.worker import _bind
 from nmt.memory import MemoryShortage, explaining_shortage, is_shortage
 

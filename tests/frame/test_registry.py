@@ -132,7 +132,17 @@ def test_discovery_finds_the_slots_of_the_design_and_is_idempotent() -> None:
     before = {name: dict(slot.components) for name, slot in slots().items()}
     discover()
     assert {name: dict(slot.components) for name, slot in slots().items()} == before
-    model = {"embedding", "self_attention", "cross_attention", "feed_forward", "norm", "layer", "stack", "output"}
+    model = {
+        "embedding",
+        "self_attention",
+        "cross_attention",
+        "feed_forward",
+        "norm",
+        "linear",
+        "layer",
+        "stack",
+        "output",
+    }
     assert model | {"decoder", "task", "criterion", "optimizer", "schedule"} <= before.keys()
 
 

@@ -17,6 +17,7 @@ from nmt.config import ConfigError
 from nmt.data.batch import Batch
 from nmt.models.encoder_decoder import EncoderDecoder
 from nmt.models.interfaces import LayerContext
+from nmt.models.linear import LinearMaker
 from nmt.registry import Component, discover, slots
 from nmt.text.vocabulary import BOS, EOS
 
@@ -35,6 +36,7 @@ CONTEXT = LayerContext(
     layer=0,
     num_layers=1,
     make_norm=nn.LayerNorm,
+    make_linear=LinearMaker({"name": "dense"}),
 )
 
 

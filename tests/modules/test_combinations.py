@@ -19,20 +19,21 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import read_tensors, save_tensors
 from nmt.config import ConfigError, compose
 from nmt.data.batch import Batch
 from nmt.generation.options import SearchOptions
 from nmt.generation.translate import GenerationBatchOptions, translate_ids
 from nmt.models.encoder_decoder import EncoderDecoder, build_model, full_log_probs
 from nmt.models.interfaces import Layer, Part
+from nmt.models.tensors import load_tensors, model_tensors
 from nmt.registry import build, discover, find, slots
 from nmt.text.vocabulary import BOS, EOS
-from nmt.training.checkpoint import load_tensors, model_tensors, read_tensors, save_tensors
 
 discover()
 
 KEYS = {slot: f"decoder.{slot}" for slot in ("self_attention", "cross_attention", "feed_forward", "layer", "stack")}
-KEYS |= {slot: slot for slot in ("embedding", "norm", "output")}
+KEYS |= {slot: slot for slot in ("embedding", "norm", "linear", "output")}
 CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     slot: {name: {"name": name} for name in slots()[slot].components} for slot in KEYS
 }

@@ -33,7 +33,7 @@ CASES = {
 }
 CASES |= {
     f"{slot}-{name}": [f"model.{slot}.name={name}"]
-    for slot in ("norm", "embedding", "output")
+    for slot in ("norm", "linear", "embedding", "output")
     for name in slots()[slot].components
 }
 CASES |= {

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.data.corpus import Corpus
 from nmt.models.encoder_decoder import full_log_probs
 from nmt.models.from_data import FromData, check_from_data, use_data
+from nmt.models.tensors import model_tensors
 from nmt.registry import discover, slots
-from nmt.training.checkpoint import load_model, model_tensors
 
 discover()
 

@@ -14,7 +14,7 @@ from nmt.benchmark.kept import Kept
 from nmt.benchmark.measure import Cell, Measured, _in_turn, measure, measure_starts, speedup
 from nmt.benchmark.options import SystemSpec
 from nmt.benchmark.run import spread
-from nmt.benchmark.systems import Search, Translations
+from nmt.benchmark.system import Search, Translations
 from nmt.benchmark.worker import Loaded, Settings, Timed
 
 GREEDY = Search(1, 1.0, None)

@@ -13,10 +13,10 @@ import pytest
 
 from nmt.benchmark.measure import Measured
 from nmt.benchmark.options import BenchOptions, SystemSpec
+from nmt.benchmark.own import checkpoint_digest
 from nmt.benchmark.run import add_differences, origin_of, run_benchmark, systems
-from nmt.benchmark.systems import checkpoint_digest
 from nmt.config import ConfigError, DataError, compose, parse_options
-from nmt.text.scoring import bleu, read_lines
+from nmt.metrics.scoring import bleu, read_lines
 
 CONTRACT = {
     *("system", "checkpoint", "precision", "beam", "batch", "bleu", "chrf", "sentences_per_second"),

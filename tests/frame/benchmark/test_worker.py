@@ -13,14 +13,15 @@ import pytest
 
 from nmt.benchmark.options import SystemSpec
 from nmt.benchmark.peers import Peer
-from nmt.benchmark.systems import Search, Translations, load_system
+from nmt.benchmark.system import Search, Translations
+from nmt.benchmark.systems import load_system
 from nmt.benchmark.worker import Settings, SystemFailed, Worker
+from nmt.checkpoints.checkpoint import load_model
 from nmt.config import ConfigError
 from nmt.device import Device
 from nmt.generation.options import SearchOptions
 from nmt.generation.translator import Translator
 from nmt.models.encoder_decoder import num_parameters
-from nmt.training.checkpoint import load_model
 
 
 def test_translates_as_the_toolkit_does(lines: list[str], spec: SystemSpec, settings: Settings) -> None:

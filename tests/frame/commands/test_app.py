@@ -15,8 +15,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from nmt.commands import app
-from nmt.config import ConfigError
-from nmt.text.scoring import ScoreOptions
+from nmt.config import ConfigError, compose
+from nmt.metrics.scoring import ScoreOptions
 
 ROOT = Path(__file__).parents[3]
 
@@ -130,6 +130,15 @@ def test_own_presets(cli, tmp_path: Path) -> None:
     (tmp_path / "mine" / "criterion" / "smooth.yaml").write_text("name: cross_entropy\nlabel_smoothing: 0.3\n")
     done = cli("train", "--config-dir", str(tmp_path / "mine"), "criterion=smooth", "--cfg", "job")
     assert OmegaConf.create(done.out).criterion == {"name": "cross_entropy", "label_smoothing": 0.3}
+
+
+def test_own_model_preset_states_what_differs(cli, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    preset = "# @package _global_\ndefaults: [small, _self_]\nmodel: {decoder: {layers: 1}}\noptimizer: {lr: 0.5}\n"
+    (tmp_path / "mine" / "model" / "shallow.yaml").write_text(preset)
+    done = cli("train", "--config-dir", str(tmp_path / "mine"), "model=shallow", "--cfg", "job")
+    expected = compose("train", ["model=small", "model.decoder.layers=1", "optimizer.lr=0.5"])
+    assert OmegaConf.create(done.out) == expected
 
 
 def test_shell_completion(cli) -> None:

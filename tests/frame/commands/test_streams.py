@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 import nmt
+from nmt.checkpoints.checksums import SUMS_FILE, write_sums
 from nmt.commands.streams import Messages, OneLine, visible
-from nmt.training.checksums import SUMS_FILE, write_sums
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/golden"

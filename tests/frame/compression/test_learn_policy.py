@@ -14,13 +14,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from nmt.checkpoints.checkpoint import load_model
+from nmt.checkpoints.differences import flatten
 from nmt.compression.learn_policy import learn_policy
 from nmt.compression.retrain import train_command
 from nmt.compression.similarity_options import SimilarityOptions
 from nmt.config import ConfigError, compose, parse_options
 from nmt.registry import find
-from nmt.training.checkpoint import load_model
-from nmt.training.differences import flatten
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 

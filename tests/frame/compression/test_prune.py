@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import nmt
+from nmt.checkpoints.average import average_checkpoints
+from nmt.checkpoints.checkpoint import load_model
 from nmt.commands import prune as command
 from nmt.compression.interfaces import Pruned
 from nmt.compression.options import PruneOptions
@@ -20,8 +22,7 @@ from nmt.config import ConfigError, DataError, parse_options
 from nmt.generation.generate import generate
 from nmt.generation.options import GenerateOptions
 from nmt.models.encoder_decoder import num_parameters
-from nmt.training.average import average_checkpoints
-from nmt.training.checkpoint import load_model, model_tensors
+from nmt.models.tensors import model_tensors
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from nmt.data.corpus import Corpus
 from nmt.generation.generate import Summary, generate
 from nmt.generation.options import GenerateOptions, SearchOptions
 from nmt.generation.translator import Translator
-from nmt.ranks import Ranks
-from nmt.text.scoring import bleu, chrf
+from nmt.metrics.scoring import bleu, chrf
+from nmt.parallel.ranks import Ranks
 
 COMMAND = [sys.executable, "-m", "nmt.commands.generate"]
 

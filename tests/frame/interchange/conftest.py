@@ -10,10 +10,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from nmt.checkpoints.checkpoint import Checkpoint, model_files
 from nmt.models.encoder_decoder import build_model
+from nmt.models.tensors import model_tensors
 from nmt.text.subword import VocabularyTraining, train_vocabulary
 from nmt.text.vocabulary import BOS, EOS, PAD, VocabularyPair
-from nmt.training.checkpoint import Checkpoint, model_files, model_tensors
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

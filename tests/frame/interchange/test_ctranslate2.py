@@ -156,7 +156,7 @@ def test_without_ctranslate2(monkeypatch, write_checkpoint, tmp_path) -> None:
 def test_bfloat16_checkpoint_is_written_in_float32(write_checkpoint, sources, references) -> None:
     from safetensors.torch import load_file, save_file
 
-    from nmt.training.checksums import SUMS_FILE, write_sums
+    from nmt.checkpoints.checksums import SUMS_FILE, write_sums
 
     checkpoint = write_checkpoint()
     file = checkpoint / "model.safetensors"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.commands import export as export_command
 from nmt.commands import import_ as import_command
 from nmt.config import ConfigError, compose, parse_options
@@ -15,7 +16,7 @@ from nmt.interchange.export import export_checkpoint
 from nmt.interchange.importing import import_checkpoint
 from nmt.interchange.stream import halves_from_turns, reorder_stream, turns_from_halves
 from nmt.models.encoder_decoder import full_log_probs
-from nmt.training.checkpoint import load_model, load_tensors, model_tensors
+from nmt.models.tensors import load_tensors, model_tensors
 
 POST = "encoder.layer.norm_position=post"
 

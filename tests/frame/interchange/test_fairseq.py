@@ -9,10 +9,10 @@ import pytest
 import torch
 from fairseq_model import LAYERS, Fairseq, check
 
+from nmt.checkpoints.checkpoint import Checkpoint
 from nmt.config import ConfigError, DataError
 from nmt.generation.translator import Translator
 from nmt.interchange.importing import import_checkpoint
-from nmt.training.checkpoint import Checkpoint
 
 PRE = {"encoder_normalize_before": True, "decoder_normalize_before": True}
 VARIANTS: dict[str, dict[str, Any]] = {

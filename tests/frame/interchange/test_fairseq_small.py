@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import nmt
+from nmt.checkpoints.checkpoint import Checkpoint
 from nmt.commands.generate import main as generate
 from nmt.generation.options import SearchOptions
 from nmt.interchange.importing import import_checkpoint
-from nmt.training.checkpoint import Checkpoint
 
 EMPTY_BEGINS = [16, 60, 112, 295, 332, 428, 448, 469, 503, 545, 546, 621, 648, 670, 730, 815, 935, 973, 974]
 """Lines that come out otherwise where an empty hypothesis may take one of the beam's places."""

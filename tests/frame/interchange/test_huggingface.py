@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.data.batch import pad_rows
 from nmt.generation.options import SearchOptions
 from nmt.generation.translator import Translator
 from nmt.interchange.export import export_checkpoint
 from nmt.models.encoder_decoder import full_log_probs
 from nmt.text.vocabulary import BOS, EOS, PAD
-from nmt.training.checkpoint import load_model
 
 transformers = pytest.importorskip("transformers")
 

@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.config import ConfigError, DataError
 from nmt.generation.options import SearchOptions
 from nmt.generation.translator import Translator
 from nmt.interchange.export import export_checkpoint
 from nmt.interchange.importing import import_checkpoint
-from nmt.training.checkpoint import load_model, model_tensors
+from nmt.models.tensors import model_tensors
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,12 +10,12 @@ import pytest
 import sentencepiece
 from marian_model import DIM, EOS, PRE, SSRU, UNK, Marian, positions, train_spm
 
+from nmt.checkpoints.checkpoint import Checkpoint
 from nmt.config import ConfigError, DataError
 from nmt.generation.options import SearchOptions
 from nmt.generation.translator import Translator
 from nmt.interchange.importing import import_checkpoint
 from nmt.interchange.marian_words import read_words
-from nmt.training.checkpoint import Checkpoint
 
 SIZE = 45
 

@@ -24,7 +24,7 @@ CASES = {
 }
 CASES |= {
     f"{slot}-{name}": [f"model.{slot}.name={name}"]
-    for slot in ("norm", "embedding", "output")
+    for slot in ("norm", "linear", "embedding", "output")
     for name in slots()[slot].components
 }
 CASES |= {"post-norm": ["model.decoder.layer.norm_position=post"], "untied": ["model.embedding.share=none"]}

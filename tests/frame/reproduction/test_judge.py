@@ -10,12 +10,12 @@ import pytest
 
 from nmt.benchmark.measure import Measured
 from nmt.config import DataError, parse_options
+from nmt.metrics.scoring import bleu, compare
 from nmt.reproduction import judge as judging
 from nmt.reproduction.judge import Found, comparisons, found_of, judge, verdict
 from nmt.reproduction.measurements import Measurements, run_figures, unigram_perplexity
 from nmt.reproduction.options import ExpectationOptions, Measure, RecipeOptions
 from nmt.reproduction.plan import Job
-from nmt.text.scoring import bleu, compare
 
 REFERENCES = [f"the cat number {i} sat on the old mat of house {i % 7}" for i in range(30)]
 

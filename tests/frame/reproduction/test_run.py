@@ -10,13 +10,13 @@ import pytest
 
 from nmt.config import ConfigError, DataError, compose, parse_options
 from nmt.data.corpus import Corpus
+from nmt.metrics.scoring import bleu as bleu_of
 from nmt.reproduction.choose import choose
 from nmt.reproduction.make import RunFailed, make_all
 from nmt.reproduction.options import RecipeOptions, ReproduceOptions
 from nmt.reproduction.plan import Job, plan, trials
 from nmt.reproduction.run import run_recipe
 from nmt.text.input import read_lines
-from nmt.text.scoring import bleu as bleu_of
 
 RECIPE: dict[str, Any] = {
     "name": "depth",
@@ -165,7 +165,8 @@ def test_choice_by_the_validation_set(tmp_path: Path, metric: str, values: dict[
     for choice, found in values.items():
         folder = tmp_path / choice
         folder.mkdir()
-        (folder / "config.yaml").write_text(f"validate: {{metric: {metric}}}\n", encoding="utf-8")
+        config = f"task: {{name: translation}}\nvalidate: {{metric: {metric}}}\n"
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
         lines = [{"event": "valid", "update": n, "bleu": 0.0, "loss": 0.0, metric: v} for n, v in enumerate(found)]
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
         jobs.append(Job("two", 1, folder, "train", ("x=1",), choice=choice))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nmt.checkpoints.checkpoint import CheckpointFiles, load_model
+from nmt.checkpoints.store import CheckpointStore
 from nmt.config import DataError
-from nmt.training.checkpoint import CheckpointFiles, load_model
-from nmt.training.checkpoint_store import CheckpointStore
 
 OVERRIDES = ["train.max_updates=12", "validate.every=3", "checkpoints.every=3", "checkpoints.keep_last=3"]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nmt.models.tensors import model_tensors
 from nmt.training.resume import restore_newest
 from nmt.training.trainer import Trainer
 from nmt.training.training_state import Learner, Progress
@@ -24,7 +25,14 @@ OVERRIDES = [
     "model.dropout=0.1",
     "model.output.name=adaptive",  # has a buffer
     "model.embedding.share=none",
+    "plugins=[hinted]",
+    "criterion.name=hinted",  # has parameters and a buffer
 ]
+
+
+@pytest.fixture(autouse=True)
+def hinted(plugin) -> None:
+    plugin("hinted")
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -41,10 +49,11 @@ def state(trainer: Trainer) -> dict[str, Any]:
     """Copies of all that a learner holds, and of the random numbers."""
     learner = trainer.learner
     assert [item.name for item in dataclasses.fields(Learner)] == [
-        "parallel", "optimizer", "scaler", "average", "progress",
+        "parallel", "criterion", "optimizer", "scaler", "average", "progress",
     ], "a new part of the learner: this test must look at it too"  # fmt: skip
     parts = {
         "model": trainer.parallel.tensors(),
+        "criterion": {n: p for n, p in model_tensors(learner.criterion).items() if not n.startswith("held.")},
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
         "average": learner.average.average,
@@ -64,7 +73,8 @@ def change_everything(trainer: Trainer) -> None:
     """Give a value of its own to whatever a few updates left as it was."""
     learner = trainer.learner
     with torch.no_grad():
-        for tensor in [*trainer.model.parameters(), *learner.average.average]:
+        of_criterion = [p for p in learner.criterion.parameters() if p.requires_grad]
+        for tensor in [*trainer.model.parameters(), *of_criterion, *learner.average.average]:
             tensor += 0.1 * torch.randn_like(tensor)
         for values in learner.optimizer.state.values():
             for tensor in values.values():
@@ -106,4 +116,4 @@ def test_master_weights_moments_and_average_are_float32(precision: str, train, t
     found = {path: leaf.dtype for path, leaf in state(trainer).items() if isinstance(leaf, Tensor)}
     floating = {path: dtype for path, dtype in found.items() if dtype.is_floating_point}
     assert set(floating.values()) == {torch.float32}
-    assert {path.partition(".")[0] for path in floating} == {"model", "optimizer", "average"}
+    assert {path.partition(".")[0] for path in floating} == {"model", "criterion", "optimizer", "average"}

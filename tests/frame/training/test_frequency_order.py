@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nmt.checkpoints.average import average_checkpoints
+from nmt.checkpoints.checkpoint import load_model
+from nmt.checkpoints.checksums import SUMS_FILE, write_sums
 from nmt.config import DataError
 from nmt.data.corpus import Corpus
 from nmt.generation.translator import Translator
-from nmt.training.average import average_checkpoints
-from nmt.training.checkpoint import load_model
-from nmt.training.checksums import SUMS_FILE, write_sums
 
 ADAPTIVE = [
     "model.output={name: adaptive, cutoffs: [6, 10]}",

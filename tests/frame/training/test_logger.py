@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nmt.training import logger as module
-from nmt.training.logger import RunLogger
+from nmt.training.run import logger as module
+from nmt.training.run.logger import RunLogger
 
 
 def lines(folder: Path) -> list[dict[str, object]]:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from nmt.checkpoints.checkpoint import CheckpointFiles
+from nmt.checkpoints.differences import flatten
+from nmt.checkpoints.store import CheckpointStore
 from nmt.config import ConfigError
 from nmt.leftovers import scratch_name, settle_all
-from nmt.training.checkpoint import CheckpointFiles
-from nmt.training.checkpoint_store import CheckpointStore
-from nmt.training.differences import flatten
-from nmt.training.run_folder import adopt_config
+from nmt.training.run.folder import adopt_config
 
 CONFIG = {"model": {"dropout": 0.1, "layers": 2}, "train": {"max_updates": 5}, "run": "x", "threads": 1}
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from nmt.config import ConfigError
-from nmt.training import run_lock as module
-from nmt.training.run_lock import LOCK_FILE, run_lock
+from nmt.training.run import lock as module
+from nmt.training.run.lock import LOCK_FILE, run_lock
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from nmt.training.run_lock import run_lock
+from nmt.training.run.lock import run_lock
 with run_lock(Path(sys.argv[1])):
     child = os.fork()  # as the workers that prepare batches: they may live on for a moment
     if child:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nmt.config import ConfigError, DataError
-from nmt.training.run_manifest import Continued, Origin, Start, append_entry
+from nmt.training.run.manifest import Continued, Origin, Start, append_entry
 
 A, B = Origin("data/a", "1" * 64), Origin("data/b", "2" * 64)
 

@@ -19,13 +19,12 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import Checkpoint, CheckpointFiles, load_model
+from nmt.checkpoints.store import CheckpointStore
 from nmt.data.batch import Batch
 from nmt.leftovers import settle_all
-from nmt.training.checkpoint import Checkpoint, CheckpointFiles, load_model
-from nmt.training.checkpoint_store import CheckpointStore
-from nmt.training.signals import Interrupted, StopSignals
+from nmt.training.run.signals import Interrupted, StopSignals
 from nmt.training.trainer import Trainer
-from nmt.training.update import TrainingError
 
 OVERRIDES = [
     "train.max_updates=16", "validate.every=4", "checkpoints.every=8", "model.dropout=0.2", "train.ema=0.8",
@@ -288,11 +287,12 @@ def test_a_full_disk_is_one_line_and_costs_nothing(
         plain(CheckpointFiles({**self.writers, file: full}) if eighth else self, folder, **options)
 
     monkeypatch.setattr(CheckpointFiles, "write", write)
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(OSError, match="cannot be written") as caught:
         trainer.fit()
-    assert str(caught.value) == (
-        f"{run}/checkpoints/update-00000008: cannot be written (No space left on device); what was saved before is "
-        "whole, and the same command goes on from there"
+    assert (caught.value.filename, caught.value.strerror) == (
+        f"{run}/checkpoints/update-00000008",
+        "cannot be written (No space left on device); what was saved before is whole, and the same command goes on "
+        "from there",
     )
     assert load_model(run / "checkpoints" / "last").path.resolve().name == "update-00000004"
     assert sorted(p.name for p in run.rglob(".*")) == [".lock"]

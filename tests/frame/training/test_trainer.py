@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from nmt.checkpoints.checkpoint import load_model
 from nmt.config import ConfigError, DataError
 from nmt.data.corpus import Corpus
 from nmt.models.encoder_decoder import EncoderDecoder, full_log_probs
-from nmt.training.checkpoint import load_model
 from nmt.training.trainer import Trainer
 from nmt.training.update import TrainingError
 

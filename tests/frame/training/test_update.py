@@ -17,11 +17,11 @@ from nmt.config import parse_options
 from nmt.data.batch import Batch, make_batch
 from nmt.data.corpus import Corpus
 from nmt.memory import MemoryShortage
-from nmt.ranks import Ranks
+from nmt.parallel.ranks import Ranks
+from nmt.parallel.replicas import Replicas
 from nmt.registry import build
 from nmt.training.ema import MovingAverage
 from nmt.training.options import LoopOptions, Precision
-from nmt.training.parallel import Replicas
 from nmt.training.training_state import Learner, Progress
 from nmt.training.update import TrainingError, Updater
 
@@ -45,10 +45,9 @@ def make_updater(make_model, composed) -> Callable[..., Updater]:
             optimizer = build("optimizer", {"name": "adam"}, key="k", parameters=model.parameters())
         scaler = torch.amp.GradScaler("cpu", enabled=values.precision is Precision.fp16)
         parallel = Replicas(model, Ranks(), torch.device("cpu"))
-        learner = Learner(parallel, optimizer, scaler, MovingAverage(model.parameters(), 0.0), Progress())
-        return Updater(
-            learner, build("criterion", {"name": "cross_entropy"}, key="k"), model, values, torch.device("cpu")
-        )
+        criterion = build("criterion", {"name": "cross_entropy"}, key="k")
+        learner = Learner(parallel, criterion, optimizer, scaler, MovingAverage(model.parameters(), 0.0), Progress())
+        return Updater(learner, model, values, torch.device("cpu"))
 
     return make
 

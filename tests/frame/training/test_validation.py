@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import nmt
+from nmt.checkpoints.checkpoint import load_model
 from nmt.data.corpus import Corpus
-from nmt.ranks import Ranks
+from nmt.metrics.scoring import bleu, chrf
+from nmt.parallel.ranks import Ranks
 from nmt.registry import build
-from nmt.text.scoring import bleu, chrf
-from nmt.training.checkpoint import load_model
-from nmt.training.signals import StopSignals
+from nmt.training.run.signals import StopSignals
 from nmt.training.validation import validation_loss
 
 NOISE = ["model.dropout=0.9", "model.attention_dropout=0.9", "model.activation_dropout=0.9"]

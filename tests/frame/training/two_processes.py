@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from nmt.config import compose, parse_options
-from nmt.ranks import leave
+from nmt.parallel.ranks import leave
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 from nmt.training.update import TrainingError

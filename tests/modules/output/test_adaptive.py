@@ -14,10 +14,13 @@ from torch.testing import assert_close
 from nmt.config import ConfigError
 from nmt.models.bands import default_cutoffs
 from nmt.models.interfaces import VocabularySizes
+from nmt.models.linear import LinearMaker
 from nmt.registry import build
 
 WORDS, WIDTH, TOKENS = 30, 16, 40
 EXACT = {"rtol": 0.0, "atol": 1e-10}
+
+DENSE = LinearMaker({"name": "dense"})
 
 
 def make(words: int = WORDS, embedding: dict[str, Any] | None = None, shuffled: bool = True, **options: Any) -> Any:
@@ -25,7 +28,9 @@ def make(words: int = WORDS, embedding: dict[str, Any] | None = None, shuffled: 
     sizes = VocabularySizes(words, words, True, WIDTH, WIDTH, 0.0)
     shared = build("embedding", {"name": "learned"} | (embedding or {}), key="model.embedding", sizes=sizes)
     node = {"name": "adaptive", "cutoffs": [6, 14], **options}
-    output = build("output", node, key="model.output", embed_dim=WIDTH, vocab_size=words, embedding=shared).double()
+    output = build(
+        "output", node, key="model.output", embed_dim=WIDTH, vocab_size=words, embedding=shared, make_linear=DENSE
+    ).double()
     if shuffled:
         output.order.use(torch.randint(100, (words,)))
     return output
@@ -181,7 +186,9 @@ def test_sharing_with_the_embedding() -> None:
     sizes = VocabularySizes(WORDS, WORDS, True, WIDTH, WIDTH, 0.0)
     vectors = build("embedding", banded, key="model.embedding", sizes=sizes).double()
     node = {"name": "adaptive", "cutoffs": [6, 14]}
-    output = build("output", node, key="k", embed_dim=WIDTH, vocab_size=WORDS, embedding=vectors).double()
+    output = build(
+        "output", node, key="k", embed_dim=WIDTH, vocab_size=WORDS, embedding=vectors, make_linear=DENSE
+    ).double()
     ids = torch.arange(WORDS)
     vectors.target.words.order.use(torch.randint(100, (WORDS,)))
     hidden, ranks = torch.randn(3, WIDTH, dtype=torch.float64), output.order.ranks
@@ -194,4 +201,12 @@ def test_sharing_with_the_embedding() -> None:
         with pytest.raises(ConfigError, match=r"^model\.output: its bands begin at \[6, 1[45]\] with widths"):
             make(embedding=banded, **wrong)
     with pytest.raises(ConfigError, match=r"^model\.embedding\.name=adaptive shares its vectors with"):
-        build("output", {"name": "linear"}, key="k", embed_dim=WIDTH, vocab_size=WORDS, embedding=vectors)
+        build(
+            "output",
+            {"name": "linear"},
+            key="k",
+            embed_dim=WIDTH,
+            vocab_size=WORDS,
+            embedding=vectors,
+            make_linear=DENSE,
+        )

@@ -11,10 +11,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from nmt.models.interfaces import Output, VocabularySizes
+from nmt.models.linear import LinearMaker
 from nmt.registry import build
 
 WORDS, WIDTH, TOKENS = 11, 6, 13
 TOLERANCE = {torch.float64: {"rtol": 1e-12, "atol": 1e-12}, torch.float32: {"rtol": 1e-5, "atol": 1e-5}}
+
+DENSE = LinearMaker({"name": "dense"})
 
 
 def make(*, tied: bool = False, bias: bool = False) -> tuple[Output, nn.Module]:
@@ -22,7 +25,7 @@ def make(*, tied: bool = False, bias: bool = False) -> tuple[Output, nn.Module]:
     sizes = VocabularySizes(WORDS, WORDS, True, WIDTH, WIDTH, 0.0)
     embedding = build("embedding", {"name": "learned", "share": share}, key="k", sizes=sizes)
     node = {"name": "linear", "bias": bias}
-    output = build("output", node, key="k", embed_dim=WIDTH, vocab_size=WORDS, embedding=embedding)
+    output = build("output", node, key="k", embed_dim=WIDTH, vocab_size=WORDS, embedding=embedding, make_linear=DENSE)
     if bias:
         nn.init.normal_(output.projection.bias)
     return output, embedding
@@ -78,7 +81,7 @@ def test_tied_matrix_gets_the_gradient_of_both_uses() -> None:
 def test_smoothing_by_hand() -> None:
     """Three words, all equally likely: the loss is log 3 whatever eps; with logits (log 6, 0, 0) and eps 0.3 mixed."""
     output, _ = make()
-    output.projection = nn.Linear(1, 3, bias=False, dtype=torch.float64)
+    output.projection = DENSE("output", 1, 3, bias=False).double()
     with torch.no_grad():
         output.projection.weight.copy_(torch.tensor([[math.log(6.0)], [0.0], [0.0]]))
     equal, mixed = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)

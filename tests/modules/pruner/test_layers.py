@@ -12,14 +12,15 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from nmt.checkpoints.checkpoint import Loaded, load_model
 from nmt.compression.interfaces import Pruned
 from nmt.compression.prune import assemble
 from nmt.config import ConfigError
 from nmt.generation.options import SearchOptions
 from nmt.generation.translate import translate_ids
 from nmt.models.encoder_decoder import full_log_probs
+from nmt.models.tensors import model_tensors
 from nmt.registry import build, slots
-from nmt.training.checkpoint import Loaded, load_model, model_tensors
 
 DEEP = [
     *("model.encoder.layers=4", "model.decoder.layers=3", "train.max_updates=2"),

@@ -22,8 +22,10 @@ class SquaredReluFeedForward(FeedForward):
 
     def __init__(self, options: SquaredReluOptions, *, context: LayerContext) -> None:
         super().__init__()
-        self.inner = nn.Linear(context.embed_dim, context.ffn_dim, bias=options.bias)
-        self.outer = nn.Linear(context.ffn_dim, context.embed_dim, bias=options.bias)
+        self.inner = context.make_linear("ffn1", context.embed_dim, context.ffn_dim, bias=options.bias)
+        self.outer = context.make_linear("ffn2", context.ffn_dim, context.embed_dim, bias=options.bias)
+        self.inner.init()
+        self.outer.init()
         self.dropout = nn.Dropout(context.activation_dropout)
 
     def forward(self, x: Tensor, memo: ForwardPass) -> Tensor:
