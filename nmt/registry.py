@@ -24,6 +24,7 @@ INTERFACES = (
     "nmt.models.linear",
     "nmt.tasks.interfaces",
     "nmt.training.interfaces",
+    "nmt.training.callbacks",
     "nmt.compression.interfaces",
 )
 """Modules that declare the slots."""
@@ -60,6 +61,7 @@ class Slot:
     key: str
     interface: type
     components: dict[str, Component] = field(default_factory=dict)
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,18 @@ class NoOptions:
 _slots: dict[str, Slot] = {}
 
 
-def declare_slot(name: str, *, key: str, interface: type) -> None:
+def declare_slot(name: str, *, key: str, interface: type, many: bool = False) -> None:
     """Declare a slot, beside its interface.
 
     Args:
         name: the slot's name, as used by ``register`` and ``build``.
         key: where users find it, for listings (``model.{encoder,decoder}.self_attention``).
         interface: base class of every component of the slot.
+        many: the key holds a list of components.
     """
     if name in _slots:
         raise ValueError(f"slot {name!r} is declared twice: by {_slots[name].interface} and by {interface}")
-    _slots[name] = Slot(name, key, interface)
+    _slots[name] = Slot(name, key, interface, many=many)
 
 
 def register(slot: str, name: str, *, options: type = NoOptions, paper: str = "") -> Callable[[T], T]:
@@ -209,7 +212,8 @@ def listing(only: str | None = None) -> str:
     for slot in slots().values():
         if only is not None and slot.name != only:
             continue
-        lines.append(f"{slot.name}   ({slot.key}.name=...)")
+        how = "=[{name: ...}]" if slot.many else ".name=..."
+        lines.append(f"{slot.name}   ({slot.key}{how})")
         for component in sorted(slot.components.values(), key=lambda c: c.name):
             paper = f"   [{component.paper}]" if component.paper else ""
             lines.append(f"  {component.name}: {component.purpose}{paper}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import json
 import os
@@ -38,7 +39,7 @@ from nmt.config import (
 from nmt.data.prepare import PreprocessOptions, prepare_corpus
 from nmt.models.encoder_decoder import EncoderDecoder, build_model
 from nmt.models.tensors import model_tensors
-from nmt.registry import Slot, discover, slots
+from nmt.registry import discover, slots
 from nmt.training.options import TrainOptions
 from nmt.training.trainer import Trainer
 
@@ -213,7 +214,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
     def load(name: str) -> ModuleType:
         discover()
-        copies = {n: Slot(n, s.key, s.interface, dict(s.components)) for n, s in slots().items()}
+        copies = {n: dataclasses.replace(s, components=dict(s.components)) for n, s in slots().items()}
         monkeypatch.setattr(registry, "_slots", copies)
         monkeypatch.delitem(sys.modules, name, raising=False)
         discover([name])

@@ -71,6 +71,7 @@ class TrainOptions:
     criterion: Any = option()
     optimizer: Any = option()
     schedule: Any = option()
+    callbacks: list[Any] = option()
     plugins: list[str] = option()
     seed: int = option(minimum=0, maximum=MAX_SEED)
     device: Device = option()

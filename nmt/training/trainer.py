@@ -37,6 +37,7 @@ from nmt.parallel.options import Parallel
 from nmt.parallel.ranks import Ranks
 from nmt.registry import build, discover, find
 from nmt.tasks.interfaces import Evaluation, Task
+from nmt.training.callbacks import build_callbacks
 from nmt.training.ema import MovingAverage
 from nmt.training.interfaces import Criterion, Schedule
 from nmt.training.options import Precision, TrainOptions
@@ -112,8 +113,9 @@ class Trainer:
             use_data(model, lambda side: torch.from_numpy(self.batches.word_counts(side)), known)
         self.criterion: Criterion = build("criterion", options.criterion, key="criterion")
         self.criterion.prepare(model)
+        self.callbacks = build_callbacks(options.callbacks, model, options.train.parallel)
         with explaining_shortage(f"while the model is brought to {self.device}", SMALLER):
-            beside = trained_parameters(self.criterion.to(self.device))
+            beside = [p for part in (self.criterion, self.callbacks) for p in trained_parameters(part.to(self.device))]
             self.parallel = distribute(options.train.parallel, model, self.ranks, self.device, beside)
         self.model = model
         self.schedule: Schedule = build(
@@ -122,6 +124,7 @@ class Trainer:
         self.learner = Learner(
             parallel=self.parallel,
             criterion=self.criterion,
+            callbacks=self.callbacks,
             optimizer=build("optimizer", options.optimizer, key="optimizer", parameters=self.parallel.parameters),
             scaler=torch.amp.GradScaler(self.device.type, enabled=options.train.precision is Precision.fp16),
             average=MovingAverage(self.parallel.of_model, options.train.ema),

@@ -74,7 +74,7 @@ class _Stored:
 
     weights: dict[str, Tensor]
     raw: dict[str, Tensor]
-    criterion: dict[str, Tensor]
+    beside: dict[str, Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -90,6 +90,7 @@ class Learner:
 
     parallel: Replicas
     criterion: Criterion
+    callbacks: nn.ModuleList
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: MovingAverage
@@ -110,8 +111,8 @@ class Learner:
         if self.average.decay:  # the model file holds the average: keep the raw weights here
             for name, tensor in self.parallel.tensors().items():
                 keep(f"weights.{name}", tensor)
-        for name, tensor in self._criterion_tensors().items():
-            keep(f"criterion.{name}", tensor)
+        for name, tensor in self._beside().items():
+            keep(name, tensor)
         facts = {
             "progress": asdict(self.progress),
             "param_groups": optimizer["param_groups"],
@@ -164,16 +165,17 @@ class Learner:
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not the state of a training run ({shorten(error)})") from error
         tensors, weights = read_tensors(state), read_tensors(model)
-        raw, criterion = _below("weights", tensors), _below("criterion", tensors)
+        raw = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
+        beside = {name: t for name, t in tensors.items() if name.startswith(("criterion.", "callbacks."))}
         self.parallel.check(weights, model)
         check_from_data(self.model, weights, model)
         if self.average.decay:
             self.parallel.check(raw, state)
             check_from_data(self.model, raw, state)
-        check_tensors(self._criterion_tensors(), criterion, state)
+        check_tensors(self._beside(), beside, state)
         check_random(tensors, self.parallel.ranks.rank, state)
         optimizer = {"state": self._optimizer_state(tensors, state), "param_groups": groups}
-        return _Stored(weights, raw, criterion, optimizer, scaler, tensors, progress)
+        return _Stored(weights, raw, beside, optimizer, scaler, tensors, progress)
 
     def _take(self, stored: _Stored, folder: Path) -> None:
         """Become what was read; nothing of it fails."""
@@ -182,8 +184,8 @@ class Learner:
             for kept, parameter in zip(self.average.average, self.average.parameters, strict=True):
                 kept.copy_(parameter)
             self.parallel.load(stored.raw, folder / STATE_TENSORS)
-        for name, tensor in self._criterion_tensors().items():
-            tensor.copy_(stored.criterion[name])
+        for name, tensor in self._beside().items():
+            tensor.copy_(stored.beside[name])
         self.optimizer.load_state_dict(stored.optimizer)
         self.scaler.load_state_dict(stored.scaler)
         restore_random(stored.tensors, self.parallel.ranks.rank, stored.progress.update)
@@ -214,19 +216,17 @@ class Learner:
         """What is trained."""
         return self.parallel.model
 
-    def _criterion_tensors(self) -> dict[str, Tensor]:
-        """What of the criterion changes: what is trained of it, and its buffers."""
-        fixed = {name for name, parameter in self.criterion.named_parameters() if not parameter.requires_grad}
-        return {name: tensor for name, tensor in model_tensors(self.criterion).items() if name not in fixed}
+    def _beside(self) -> dict[str, Tensor]:
+        """What changes beside the model: what is trained of criterion and callbacks, and their buffers."""
+        found = {}
+        for start, module in (("criterion", self.criterion), ("callbacks", self.callbacks)):
+            fixed = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+            found.update({f"{start}.{name}": t for name, t in model_tensors(module).items() if name not in fixed})
+        return found
 
     def _parameters(self) -> list[nn.Parameter]:
         """The parameters in the order in which the optimiser numbers them."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix.``, by what follows."""
-    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def _check_alike(own: Any, found: Any, key: str) -> None:

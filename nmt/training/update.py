@@ -11,6 +11,7 @@ from torch import Tensor
 from nmt.data.batch import Batch
 from nmt.memory import explaining_shortage
 from nmt.parallel.ranks import exchanging
+from nmt.training.callbacks import each
 from nmt.training.options import LoopOptions, Precision
 from nmt.training.training_state import Learner
 from nmt.training.window import UpdateResult
@@ -33,7 +34,7 @@ class Updater:
     """Makes updates in the precision that was asked for.
 
     Args:
-        learner: model, criterion, optimiser and what goes with them.
+        learner: model, criterion, callbacks, optimiser and what goes with them.
         forward: the model's forward pass, perhaps compiled.
         options: ``train.*``.
         device: where the model is.
@@ -70,6 +71,8 @@ class Updater:
             TrainingError: the loss is not finite; names the update and the sentences.
             MemoryShortage: names the update and the shape of the batch, and what to change.
         """
+        for callback in each(self.learner.callbacks):
+            callback.before_step(self.learner.model, self.learner.progress.update + 1)
         num_tokens = sum(batch.num_tokens for batch in batches)
         sums: dict[str, Tensor] = {}
         figures: dict[str, Tensor] = {}
@@ -105,13 +108,27 @@ class Updater:
         self.parallel.zero_grad()
         if not skipped:
             self.learner.progress.skipped_in_a_row = 0
-            self.learner.average.update(self.learner.progress.update + 1)
+            self._constrain(self.learner.progress.update + 1)
         return grad_norm
+
+    @torch.no_grad()
+    def _constrain(self, update: int) -> None:
+        """Let callbacks act on the new weights, the moving average follow, and callbacks act on that."""
+        average, names = self.learner.average, [name for name, _ in self.learner.model.named_parameters()]
+        for callback in each(self.learner.callbacks):
+            callback.constrain(dict(zip(names, self.parallel.of_model)), update)
+        average.update(update)
+        for callback in each(self.learner.callbacks) if average.decay else ():
+            callback.constrain(dict(zip(names, average.average)), update)
 
     def _backward(self, batch: Batch, divisor: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with exchanging():  # layers that are sharded are gathered as they run
             with self.autocast():
                 output = self.learner.criterion(self.learner.model, batch, self.forward)
+                for callback in each(self.learner.callbacks):
+                    for name, term in callback.terms(self.learner.model).items():
+                        output.loss = output.loss + term * batch.num_tokens
+                        output.figures[name] = term.detach()
             self.learner.scaler.scale(output.loss / divisor).backward()
         return output.sums, output.figures
 

@@ -17,7 +17,7 @@ COMPONENTS = [component for slot in slots().values() for component in slot.compo
 every_component = pytest.mark.parametrize("component", COMPONENTS, ids=lambda c: f"{c.slot}-{c.name}")
 
 NO_METHOD = {("feed_forward", "none"), ("linear", "dense"), ("output", "linear"), ("schedule", "linear")}
-NO_METHOD |= {("task", "translation"), ("task", "language_modeling")}
+NO_METHOD |= {("callback", "freeze"), ("task", "translation"), ("task", "language_modeling")}
 """Components without a paper: nothing that anybody would claim."""
 
 MODEL_KEYS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def test_listing() -> None:
 def _built_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real slots again, in a copy that a test may change."""
     monkeypatch.undo()
-    copies = {n: registry.Slot(n, s.key, s.interface, dict(s.components)) for n, s in registry._slots.items()}
+    copies = {n: dataclasses.replace(s, components=dict(s.components)) for n, s in registry._slots.items()}
     monkeypatch.setattr(registry, "_slots", copies)
 
 

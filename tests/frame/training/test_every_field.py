@@ -49,7 +49,7 @@ def state(trainer: Trainer) -> dict[str, Any]:
     """Copies of all that a learner holds, and of the random numbers."""
     learner = trainer.learner
     assert [item.name for item in dataclasses.fields(Learner)] == [
-        "parallel", "criterion", "optimizer", "scaler", "average", "progress",
+        "parallel", "criterion", "callbacks", "optimizer", "scaler", "average", "progress",
     ], "a new part of the learner: this test must look at it too"  # fmt: skip
     parts = {
         "model": trainer.parallel.tensors(),

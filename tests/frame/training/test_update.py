@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -46,7 +47,8 @@ def make_updater(make_model, composed) -> Callable[..., Updater]:
         scaler = torch.amp.GradScaler("cpu", enabled=values.precision is Precision.fp16)
         parallel = Replicas(model, Ranks(), torch.device("cpu"))
         criterion = build("criterion", {"name": "cross_entropy"}, key="k")
-        learner = Learner(parallel, criterion, optimizer, scaler, MovingAverage(model.parameters(), 0.0), Progress())
+        average = MovingAverage(model.parameters(), 0.0)
+        learner = Learner(parallel, criterion, nn.ModuleList(), optimizer, scaler, average, Progress())
         return Updater(learner, model, values, torch.device("cpu"))
 
     return make
