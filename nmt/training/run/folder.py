@@ -23,7 +23,7 @@ EXTENDABLE = ("train.max_updates", "train.max_epochs", "train.patience")
 IRRELEVANT = ("run", "device", "threads", "train.parallel", "batch.workers", "verify")
 """Keys that say where and by how many processes the same is computed, and whether its data is looked at first."""
 PLACES, INIT_FROM = ("corpus", "plugins"), "init_from"
-"""Keys that say where something lies. What it is, is compared by content (``run_manifest``); components have names."""
+"""Keys that say where something lies. What it is, is compared by content (``manifest.py``); components have names."""
 ACCUMULATE, BATCHES = "train.accumulate", "processes x train.accumulate"
 
 
