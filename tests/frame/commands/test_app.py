@@ -76,7 +76,7 @@ GIVEN = ["corpus={digits}", "run=r", "train.max_updates=1", "validate.metric=los
             "method.encoder=odd is neither a list of layers nor",
         ),
         ("prune", ["checkpoint=a", "out=o", "method.encoders=all"], "unknown key method.encoders; valid keys here: "),
-        ("components", ["slot=norms"], "slot=norms: no such slot; valid options: criterion, "),
+        ("components", ["slot=norms"], "slot=norms: no such slot; valid options: callback, "),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
