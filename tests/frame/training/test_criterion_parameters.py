@@ -64,7 +64,9 @@ def test_state_of_another_criterion_is_refused(train, make_trainer, tmp_path: Pa
     train(run, "train.max_updates=3", *HINTED)
     other = make_trainer(run, "train.max_updates=3", *HINTED)
     other.learner.criterion.project = nn.Linear(3, 3)
-    with pytest.raises(DataError, match=r"training\.safetensors: criterion\.project\.weight has shape \(\d+, \d+\), the model"):
+    with pytest.raises(
+        DataError, match=r"training\.safetensors: criterion\.project\.weight has shape \(\d+, \d+\), the model"
+    ):
         restore_newest(other.learner, other.store, other.ranks)
 
 
