@@ -37,7 +37,7 @@ class Hinted(CrossEntropy):
         embed_dim = model(tokens, tokens).hidden.size(-1)
         self.project = nn.Linear(embed_dim, embed_dim)
         self.register_buffer("passes", torch.zeros(()))
-        self.teacher = Frozen(copy.deepcopy(model), torch.device("cpu"))
+        self.teacher = Frozen(copy.deepcopy(model))
         self.held = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2)).eval().requires_grad_(False)
 
     def main(self, model: SequenceModel, output: ModelOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

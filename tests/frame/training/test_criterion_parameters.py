@@ -87,13 +87,21 @@ def test_modes_come_back_as_they_were(train, tmp_path: Path) -> None:
 
 def test_frozen_is_no_part_of_its_holder() -> None:
     holder, module = nn.Module(), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
-    holder.teacher = Frozen(module, torch.device("cpu"))
+    holder.teacher = Frozen(module)
     assert list(holder.parameters()) == []
     assert holder.state_dict() == {}
     holder.train()
     x = torch.ones(1, 2, requires_grad=True)
     assert not holder.teacher(x).requires_grad
     assert torch.equal(holder.teacher(x), module[0](x))
+
+
+def test_frozen_goes_where_its_input_is() -> None:
+    """A criterion is built on the CPU, and the batches may come on a GPU; the meta device stands for one here."""
+    frozen = Frozen(nn.Linear(2, 3))
+    assert frozen(torch.ones(1, 2)).device.type == "cpu"
+    assert frozen(torch.ones(1, 2, device="meta")).device.type == "meta"
+    assert frozen.module.weight.device.type == "meta"
 
 
 class TwoAlike(Ranks):
