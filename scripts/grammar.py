@@ -41,6 +41,8 @@ NOUN_VOWELS = {Case.NOMINATIVE: "", Case.ACCUSATIVE: "e", Case.DATIVE: "o", Case
 
 
 class Tense(Enum):
+    """When what a sentence tells happens."""
+
     PAST = "past"
     PRESENT = "present"
     FUTURE = "future"

@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 @dataclass
 class Options:
+    """Keys of this script."""
+
     out: str = option(help="folder to write")
     train: int = option(24000, "sentence pairs of train", minimum=1)
     valid: int = option(1000, "sentence pairs of valid", minimum=1)

@@ -62,7 +62,7 @@ class LinearMap(nn.Module, ABC):
         """
         raise ConfigError(
             f"model.linear: {type(self).__name__} keeps no matrix that the output could share with the embedding; give "
-            "model.embedding.share=none, or model.linear.by_role.output.name=dense"
+            "model.embedding.share=none, or choose another model.linear.by_role.output.name"
         )
 
 

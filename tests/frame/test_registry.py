@@ -114,6 +114,8 @@ def test_listing() -> None:
     )
     assert listing() == listing("animal") + "\n\nplant   (zoo.plant.name=...)"
     assert find("animal", "ant", "k").options is NoOptions
+    declare_slot("herd", key="zoo.herds", interface=Animal, many=True)
+    assert listing("herd") == "herd   (zoo.herds=[{name: ...}])"
 
 
 # --- discovery --------------------------------------------------------------------------------------------------------
